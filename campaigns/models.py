@@ -1,0 +1,308 @@
+"""What happens to whom, and when.
+
+Definition and progress are different tables: a Campaign has Versions, a Version
+has Steps; a Run is one customer's way through one version, a Passage one step
+that a run has left, a Broadcast one system event's way through the base.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from django.conf import settings
+from django.db import models
+
+from customers.models import Customer
+from events.models import Event, EventType, SystemEvent
+from messaging.models import Content
+from smartcomm.core.db import CustomerOwned
+
+
+class Campaign(models.Model):
+    """What a marketer draws: one trigger and steps that may branch."""
+
+    class Status(models.TextChoices):
+        DRAFT = "draft", "Draft"
+        PUBLISHED = "published", "Published"
+        PAUSED = "paused", "Paused"
+        ARCHIVED = "archived", "Archived"
+
+    name = models.CharField(max_length=150, unique=True)
+    description = models.TextField(blank=True)
+    status = models.CharField(
+        max_length=10, choices=Status, default=Status.DRAFT, editable=False
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        models.SET_NULL,
+        null=True,
+        blank=True,
+        editable=False,
+        db_constraint=False,
+        related_name="+",
+    )
+
+    class Meta:
+        ordering: ClassVar = ["-updated_at"]
+        permissions: ClassVar = [("publish_campaign", "Can publish campaigns")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Version(models.Model):
+    """A drawing. A draft may change; what was published never does."""
+
+    class Status(models.TextChoices):
+        DRAFT = "draft", "Draft"
+        PUBLISHED = "published", "Published"
+        SUPERSEDED = "superseded", "Superseded"
+
+    class Trigger(models.TextChoices):
+        EVENT = "event", "Event X occurred"
+        SYSTEM_EVENT = "system_event", "System event X occurred"
+
+    class Entry(models.TextChoices):
+        EVERY_EVENT = "every_event", "At every event"
+        ONCE = "once", "Once"
+        INTERVAL = "interval", "Not again within some days"
+
+    campaign = models.ForeignKey(Campaign, models.CASCADE, related_name="versions")
+    number = models.PositiveIntegerField()
+    status = models.CharField(max_length=10, choices=Status, default=Status.DRAFT)
+    trigger_kind = models.CharField("trigger", max_length=16, choices=Trigger)
+    #: A name, not a key: a draft may speak of an event that nobody has declared.
+    event_name = models.CharField("event", max_length=128, blank=True)
+    #: Set when published.
+    event_type = models.ForeignKey(
+        EventType, models.PROTECT, null=True, blank=True, related_name="+"
+    )
+    where = models.JSONField("and its context says", default=list, blank=True)
+    max_age_hours = models.PositiveIntegerField(
+        "ignore events older than (hours)", default=72
+    )
+    entry_rule = models.CharField(
+        "a customer may enter", max_length=16, choices=Entry, default=Entry.EVERY_EVENT
+    )
+    entry_days = models.PositiveIntegerField("days", null=True, blank=True)
+    start = models.CharField("first step", max_length=64, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    published_at = models.DateTimeField(null=True, blank=True)
+    published_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        models.SET_NULL,
+        null=True,
+        blank=True,
+        db_constraint=False,
+        related_name="+",
+    )
+
+    class Meta:
+        ordering: ClassVar = ["-number"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["campaign", "number"], name="version_number"),
+            models.UniqueConstraint(
+                fields=["campaign"],
+                condition=models.Q(status="published"),
+                name="version_one_published",
+            ),
+            models.UniqueConstraint(
+                fields=["campaign"],
+                condition=models.Q(status="draft"),
+                name="version_one_draft",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.campaign} v{self.number}"
+
+
+class Step(models.Model):
+    """A box of the drawing: an action, its configuration, and where each way leads."""
+
+    version = models.ForeignKey(Version, models.CASCADE, related_name="steps")
+    key = models.CharField(max_length=64)
+    action = models.CharField(max_length=32)
+    config = models.JSONField(default=dict, blank=True)
+    #: Way out → key of the next step, or null: the run ends there.
+    next = models.JSONField(default=dict, blank=True)
+    position = models.PositiveIntegerField(default=0)
+    #: The frozen text of a sending step; set when published.
+    content = models.ForeignKey(
+        Content, models.PROTECT, null=True, blank=True, editable=False, related_name="+"
+    )
+
+    class Meta:
+        ordering: ClassVar = ["position", "id"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["version", "key"],
+                name="step_key",
+                violation_error_message="Two steps have the same key.",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.key
+
+
+class Entry(CustomerOwned):
+    """When a customer last entered a campaign that limits it. See entry rules."""
+
+    customer = models.ForeignKey(
+        Customer, models.DO_NOTHING, db_constraint=False, db_index=False, related_name="+"
+    )
+    campaign = models.ForeignKey(
+        Campaign, models.CASCADE, db_index=False, related_name="+"
+    )
+    entered_at = models.DateTimeField()
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["customer", "campaign"], name="entry_once")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.customer_id} in {self.campaign_id}"
+
+
+class Broadcast(models.Model):
+    """One system event's way through the customer base for one version.
+
+    The base is walked in the order of `customer.id`, chunk by chunk, up to the
+    last customer known when it began; `after_id` is how far it got.
+    """
+
+    class Status(models.TextChoices):
+        RUNNING = "running", "Running"
+        FINISHED = "finished", "Finished"
+        FAILED = "failed", "Failed"
+
+    campaign = models.ForeignKey(Campaign, models.CASCADE, related_name="broadcasts")
+    version = models.ForeignKey(Version, models.CASCADE, related_name="+")
+    system_event = models.ForeignKey(SystemEvent, models.PROTECT, related_name="+")
+    status = models.CharField(max_length=10, choices=Status, default=Status.RUNNING)
+    reason = models.TextField(blank=True)
+    after_id = models.BigIntegerField(default=0)
+    last_id = models.BigIntegerField()
+    examined = models.PositiveBigIntegerField(default=0)
+    entered = models.PositiveBigIntegerField(default=0)
+    attempts = models.PositiveSmallIntegerField(default=0)
+    due_at = models.DateTimeField()
+    created_at = models.DateTimeField(auto_now_add=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering: ClassVar = ["-id"]
+        constraints: ClassVar = [
+            # A system event goes through the base once for a campaign.
+            models.UniqueConstraint(
+                fields=["campaign", "system_event"], name="broadcast_once"
+            )
+        ]
+        indexes: ClassVar = [
+            models.Index(
+                fields=["due_at"],
+                name="broadcast_due",
+                condition=models.Q(status="running"),
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.version}: {self.system_event}"
+
+    @property
+    def progress(self) -> float:
+        """How far it got, from 0 to 1."""
+        if self.status == self.Status.FINISHED or not self.last_id:
+            return 1.0
+        return self.after_id / self.last_id
+
+
+class Run(CustomerOwned):
+    """One customer's way through one version, with the event that started it."""
+
+    class Status(models.TextChoices):
+        WAITING = "waiting", "Waiting"
+        FINISHED = "finished", "Finished"
+        FAILED = "failed", "Failed"
+
+    customer = models.ForeignKey(
+        Customer, models.DO_NOTHING, db_constraint=False, db_index=False, related_name="runs"
+    )
+    campaign = models.ForeignKey(Campaign, models.CASCADE, db_index=False)
+    version = models.ForeignKey(Version, models.CASCADE, db_index=False)
+    event = models.ForeignKey(
+        Event, models.DO_NOTHING, null=True, db_constraint=False, db_index=False
+    )
+    system_event = models.ForeignKey(
+        SystemEvent, models.DO_NOTHING, null=True, db_constraint=False, db_index=False
+    )
+    #: Where it stands; the last step it was at, once it is over.
+    step = models.ForeignKey(Step, models.CASCADE, db_index=False)
+    status = models.CharField(max_length=10, choices=Status, default=Status.WAITING)
+    #: When the engine shall look again; empty while it waits for its message.
+    due_at = models.DateTimeField(null=True)
+    attempts = models.PositiveSmallIntegerField(default=0)
+    reason = models.TextField(blank=True)
+    started_at = models.DateTimeField()
+    arrived_at = models.DateTimeField(help_text="When it came to the step it is at.")
+    finished_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints: ClassVar = [
+            # The same event never starts the same campaign twice for a customer.
+            models.UniqueConstraint(
+                fields=["customer", "campaign", "event"],
+                name="run_once_per_event",
+            ),
+            models.UniqueConstraint(
+                fields=["customer", "campaign", "system_event"],
+                name="run_once_per_system_event",
+            ),
+        ]
+        indexes: ClassVar = [
+            # For the engine: runs that are over, nearly all, are left out.
+            models.Index(
+                fields=["due_at", "id"],
+                name="run_due",
+                condition=models.Q(status="waiting", due_at__isnull=False),
+            ),
+            # For reports.
+            models.Index(fields=["version", "step", "status"], name="run_report"),
+        ]
+
+    def __str__(self) -> str:
+        return f"run {self.pk}"
+
+
+class Passage(CustomerOwned):
+    """A step that a run has left: which way it took, when, and why."""
+
+    customer = models.ForeignKey(
+        Customer, models.DO_NOTHING, db_constraint=False, db_index=False, related_name="+"
+    )
+    run = models.ForeignKey(
+        Run, models.DO_NOTHING, db_constraint=False, db_index=False, related_name="passages"
+    )
+    step = models.ForeignKey(Step, models.CASCADE, db_index=False)
+    way = models.CharField(max_length=32)
+    reason = models.TextField(blank=True)
+    arrived_at = models.DateTimeField()
+    left_at = models.DateTimeField()
+
+    class Meta:
+        constraints: ClassVar = [
+            # A run goes through a step once. Leading id: looked up by run alone.
+            models.UniqueConstraint(
+                fields=["run", "step", "customer"], name="passage_once"
+            )
+        ]
+        indexes: ClassVar = [
+            models.Index(fields=["step", "way"], name="passage_report"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.step} → {self.way}"

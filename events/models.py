@@ -1,0 +1,258 @@
+"""What customers did, what happened for everyone, and who may tell us."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from django.contrib.postgres.fields import ArrayField
+from django.contrib.postgres.indexes import GinIndex
+from django.db import models
+
+from customers.models import Customer
+from smartcomm.core.db import CustomerOwned
+
+
+class Source(models.Model):
+    """A system allowed to send us data; owns API keys."""
+
+    class UnknownCustomers(models.TextChoices):
+        CREATE = "create", "Create a customer with nothing but an ID"
+        REJECT = "reject", "Reject the event and keep it"
+
+    name = models.CharField(max_length=128, unique=True)
+    is_active = models.BooleanField(
+        default=True, help_text="The keys of an inactive source are refused."
+    )
+    unknown_customers = models.CharField(
+        max_length=8,
+        choices=UnknownCustomers,
+        default=UnknownCustomers.CREATE,
+        help_text="What to do with an event of a customer we do not know.",
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering: ClassVar = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Scope(models.TextChoices):
+    EVENTS = "events:write", "Send events"
+    CUSTOMERS = "customers:write", "Create and change customers"
+    READ = "read", "Read everything"
+    MANAGE = "manage", "Manage segments and campaigns"
+
+
+class ApiKey(models.Model):
+    """A secret that a source shows; only its hash is kept."""
+
+    source = models.ForeignKey(Source, models.CASCADE, related_name="keys")
+    name = models.CharField(max_length=128, blank=True, help_text="What uses it.")
+    prefix = models.CharField("begins with", max_length=12, editable=False)
+    hash = models.CharField(max_length=64, unique=True, editable=False)
+    scopes = ArrayField(models.CharField(max_length=32, choices=Scope))
+    created_at = models.DateTimeField(auto_now_add=True)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
+    last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    class Meta:
+        verbose_name = "API key"
+        ordering: ClassVar = ["-created_at"]
+
+    def __str__(self) -> str:
+        return f"{self.prefix}…"
+
+
+class Kind(models.TextChoices):
+    CUSTOMER = "customer", "Customer event"
+    SYSTEM = "system", "System event"
+
+
+class EventType(models.Model):
+    """What can happen. A name is of one kind only, and case-sensitive."""
+
+    class Mode(models.TextChoices):
+        OPEN = "open", "Open: new fields are learnt"
+        ENFORCED = "enforced", "Enforced: an unknown field or a wrong type is rejected"
+
+    name = models.CharField(max_length=128, unique=True)
+    kind = models.CharField(max_length=8, choices=Kind)
+    description = models.TextField(blank=True)
+    mode = models.CharField(max_length=8, choices=Mode, default=Mode.OPEN)
+    is_reviewed = models.BooleanField(
+        "reviewed", default=False, help_text="Off for a type that registered itself."
+    )
+    is_awaited = models.BooleanField(
+        default=False,
+        editable=False,
+        help_text="A published campaign waits for it: kept true by campaigns.",
+    )
+    created_at = models.DateTimeField("first seen", auto_now_add=True)
+
+    class Meta:
+        ordering: ClassVar = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class EventField(models.Model):
+    """A variable in the context of a type's events, learnt or declared.
+
+    `code` is a field code, or a path of them for what is nested: address.city.
+    """
+
+    class Type(models.TextChoices):
+        STRING = "string", "Text"
+        NUMBER = "number", "Number"
+        BOOLEAN = "boolean", "Yes or no"
+        DATE = "date", "Date"
+        OBJECT = "object", "Object"
+        LIST = "list", "List"
+
+    type = models.ForeignKey(EventType, models.CASCADE, related_name="fields")
+    code = models.CharField("field code", max_length=255)
+    label = models.CharField(max_length=150, blank=True)
+    value_type = models.CharField("type of value", max_length=8, choices=Type)
+    created_at = models.DateTimeField("first seen", auto_now_add=True)
+
+    class Meta:
+        ordering: ClassVar = ["code"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["type", "code"], name="event_field_once")
+        ]
+
+    def __str__(self) -> str:
+        return self.label or self.code
+
+
+class Event(CustomerOwned):
+    """It happened to one customer. Never changed afterwards: the database refuses.
+
+    No foreign key is checked by the database: ingestion resolves customers under
+    a row lock, which gives the same guarantee for one statement instead of three
+    triggers a row.
+    """
+
+    customer = models.ForeignKey(
+        Customer, models.DO_NOTHING, db_constraint=False, db_index=False, related_name="events"
+    )
+    type = models.ForeignKey(
+        EventType, models.DO_NOTHING, db_constraint=False, db_index=False
+    )
+    source = models.ForeignKey(
+        Source, models.DO_NOTHING, db_constraint=False, db_index=False
+    )
+    external_id = models.CharField("ID", max_length=200)
+    occurred_at = models.DateTimeField()
+    received_at = models.DateTimeField()
+    context = models.JSONField(default=dict)
+    is_backfill = models.BooleanField("backfill", default=False)
+
+    class Meta:
+        constraints: ClassVar = [
+            # The id a sender chose counts once, for ever.
+            models.UniqueConstraint(
+                fields=["customer", "source", "external_id"], name="event_once"
+            )
+        ]
+        indexes: ClassVar = [
+            # For event conditions of rules: read in the order of the grouping.
+            models.Index(fields=["type", "customer", "occurred_at"], name="event_rule"),
+            # For rare values in conditions on the context.
+            GinIndex(fields=["context"], name="event_context", opclasses=["jsonb_path_ops"]),
+            # For the history of a customer.
+            models.Index(
+                fields=["customer", "-occurred_at", "-id"], name="event_history"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.type} ({self.external_id})"
+
+
+class SystemEvent(models.Model):
+    """It happened for everyone. Never changed afterwards: the database refuses."""
+
+    type = models.ForeignKey(EventType, models.PROTECT)
+    source = models.ForeignKey(Source, models.PROTECT)
+    external_id = models.CharField("ID", max_length=200)
+    occurred_at = models.DateTimeField()
+    received_at = models.DateTimeField()
+    context = models.JSONField(default=dict)
+    is_backfill = models.BooleanField("backfill", default=False)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["source", "external_id"], name="system_event_once"
+            )
+        ]
+        indexes: ClassVar = [
+            # For the history of every customer.
+            models.Index(fields=["-occurred_at", "-id"], name="system_event_history"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.type} ({self.external_id})"
+
+
+class PendingEvent(CustomerOwned):
+    """An event that campaigns have not looked at yet. The row is the queue."""
+
+    customer = models.ForeignKey(
+        Customer, models.DO_NOTHING, db_constraint=False, db_index=False, related_name="+"
+    )
+    event = models.ForeignKey(
+        Event, models.DO_NOTHING, db_constraint=False, db_index=False, related_name="+"
+    )
+    # Repeated here, so that a backlog of one type can be passed over.
+    type = models.ForeignKey(
+        EventType, models.DO_NOTHING, db_constraint=False, db_index=False, related_name="+"
+    )
+
+    def __str__(self) -> str:
+        return f"event {self.event_id}"
+
+
+class PendingSystemEvent(models.Model):
+    """A system event that campaigns have not looked at yet. The row is the queue."""
+
+    system_event = models.OneToOneField(SystemEvent, models.CASCADE, related_name="+")
+
+    def __str__(self) -> str:
+        return f"system event {self.system_event_id}"
+
+
+class RejectedEvent(models.Model):
+    """What a source sent and we refused, kept whole with the reason.
+
+    `payload` is the item as JSON text, not jsonb: jsonb refuses some of what
+    makes an event worth rejecting, such as NUL characters.
+    """
+
+    class Status(models.TextChoices):
+        OPEN = "open", "Open"
+        REPLAYED = "replayed", "Replayed"
+
+    source = models.ForeignKey(Source, models.PROTECT)
+    kind = models.CharField(max_length=8, choices=Kind)
+    payload = models.TextField()
+    code = models.CharField(max_length=64)
+    field = models.CharField(max_length=255, blank=True)
+    message = models.TextField()
+    received_at = models.DateTimeField(auto_now_add=True)
+    status = models.CharField(max_length=8, choices=Status, default=Status.OPEN)
+    replayed_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        indexes: ClassVar = [
+            # For the journal, newest first, and for what is left to be fixed.
+            models.Index(fields=["status", "code", "-id"], name="rejected_event_journal"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.code} ({self.received_at:%Y-%m-%d %H:%M})"

@@ -1,0 +1,3 @@
+from smartcomm.celery import app as celery_app
+
+__all__ = ["celery_app"]
