@@ -1,0 +1,271 @@
+"""Create and update customers, many at once, as the master system tells them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+from django.db import OperationalError, transaction
+
+from customers import attributes
+from customers.consent import record_answers
+from customers.contacts import normalise_email, normalise_phone
+from customers.devices import remember_devices
+from customers.models import Customer
+from customers.wire import Change, read_change
+from smartcomm.core.db import fetch_all
+from smartcomm.core.errors import Conflict, UserError
+
+COLUMNS = {
+    "external_id": "text",
+    "first_name": "text",
+    "last_name": "text",
+    "email": "text",
+    "email_is_valid": "boolean",
+    "phone": "text",
+    "phone_is_valid": "boolean",
+    "birth_date": "date",
+    "gender": "text",
+    "city": "text",
+    "country": "text",
+    "language": "text",
+    "time_zone": "text",
+    "registered_at": "timestamptz",
+    "attributes": "jsonb",
+}
+_NAMES = ", ".join(COLUMNS)
+_TYPED = ", ".join(f"{name} {type}" for name, type in COLUMNS.items())
+
+# In the order of their IDs, here and where rows are locked, so that two batches with
+# the same customers wait for each other and never crosswise.
+INSERT = f"""
+    INSERT INTO customers_customer ({_NAMES}, is_stub, created_at, updated_at)
+    SELECT {_NAMES}, false, %s, %s
+      FROM jsonb_to_recordset(%s::jsonb) AS told({_TYPED})
+     ORDER BY external_id
+        ON CONFLICT (external_id) DO NOTHING
+    RETURNING external_id, id
+"""  # noqa: S608  (names from the table above)
+
+UPDATE = f"""
+    UPDATE customers_customer AS customer
+       SET ({_NAMES}, is_stub, updated_at)
+         = ROW({", ".join(f"told.{name}" for name in COLUMNS)}, false, %s)
+      FROM jsonb_to_recordset(%s::jsonb) AS told(id bigint, {_TYPED})
+     WHERE customer.id = told.id
+    RETURNING customer.external_id, customer.id
+"""  # noqa: S608  (names from the table above)
+
+EMPTY: dict[str, Any] = {
+    **dict.fromkeys(COLUMNS, ""),
+    "email_is_valid": False,
+    "phone_is_valid": False,
+    "birth_date": None,
+    "registered_at": None,
+    "attributes": {},
+}
+
+DEADLOCK = "40P01"
+ATTEMPTS = 3
+
+
+@dataclass
+class Result:
+    """What became of one item. Warnings tell what was kept, but is of no use yet."""
+
+    index: int
+    external_id: str | None
+    status: Literal["created", "updated", "rejected"]
+    errors: list[UserError] = field(default_factory=list)
+    warnings: list[UserError] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Upserted:
+    """What became of all items, in their order."""
+
+    results: list[Result]
+
+    def count(self, status: str) -> int:
+        return sum(result.status == status for result in self.results)
+
+
+def upsert_customers(items: Sequence[object], *, origin: str, now: datetime) -> Upserted:
+    """Create or update each customer; change only what an item names.
+
+    Items are decoded JSON as in the API. One that is wrong is rejected and spoils
+    no other. A handful of statements, however many items; one transaction. The
+    same customer twice is taken in the order told. `origin` is who told us, for the
+    record of consents.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            with transaction.atomic():
+                return _upsert(items, origin=origin, now=now)
+        except OperationalError as error:
+            deadlock = getattr(error.__cause__, "sqlstate", "") == DEADLOCK
+            if not deadlock or attempt == ATTEMPTS:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _upsert(items: Sequence[object], *, origin: str, now: datetime) -> Upserted:
+    results: list[Result] = []
+    told: list[tuple[Result, Change]] = []
+    for index, item in enumerate(items):
+        change, errors = read_change(item, now=now)
+        result = Result(index, _id_of(item), "rejected", errors)
+        results.append(result)
+        if change is not None:
+            told.append((result, change))
+    told = _with_right_attributes(told)
+
+    changes: dict[str, Change] = {}
+    for _, change in told:
+        if change.external_id in changes:
+            changes[change.external_id].then(change)
+        else:
+            changes[change.external_id] = change
+    if changes:
+        created, rows, pks = _write(changes, now=now)
+        record_answers(
+            {pks[id]: change.consents for id, change in changes.items()},
+            origin=origin,
+            now=now,
+        )
+        remember_devices(
+            {pks[id]: change.devices for id, change in changes.items()}, now=now
+        )
+        for result, change in told:
+            result.status = "created" if change.external_id in created else "updated"
+            created.discard(change.external_id)  # Told again, it is there already.
+            result.warnings = _warnings(change, rows[change.external_id])
+    return Upserted(results)
+
+
+def _id_of(item: object) -> str | None:
+    external_id = item.get("external_id") if isinstance(item, dict) else None
+    return external_id if isinstance(external_id, str) else None
+
+
+def _with_right_attributes(
+    told: list[tuple[Result, Change]],
+) -> list[tuple[Result, Change]]:
+    """Those whose attributes are of the right types. What is new is learnt from them."""
+    if not any(change.attributes for _, change in told):
+        return told
+    known = attributes.known_types()
+    while True:
+        right = []
+        learnt: dict[str, str] = {}
+        for result, change in told:
+            types = {
+                code: known.get(code) or learnt.get(code) or attributes.type_of(value)
+                for code, value in change.attributes.items()
+                if value is not None
+            }
+            result.errors = _type_errors(change, types)
+            if not result.errors:
+                learnt |= {
+                    code: str(type) for code, type in types.items() if code not in known
+                }
+                right.append((result, change))
+        if not learnt:
+            return right
+        held = attributes.learn(learnt)
+        known |= held
+        if held == learnt:
+            return right
+        # Somebody else declared one of them first, and otherwise: look again.
+
+
+def _type_errors(change: Change, types: dict[str, Any]) -> list[UserError]:
+    errors: list[UserError] = []
+    for code, type in types.items():
+        try:
+            attributes.check_value(code, change.attributes[code], type)
+        except UserError as error:
+            errors.append(error)
+    return errors
+
+
+def _write(
+    changes: dict[str, Change], *, now: datetime
+) -> tuple[set[str], dict[str, dict[str, Any]], dict[str, int]]:
+    """Write the customers: which are new, their rows, and their primary keys."""
+    before = _lock(changes)
+    rows = {
+        id: _applied(change, EMPTY | {"external_id": id})
+        for id, change in changes.items()
+        if id not in before
+    }
+    pks: dict[str, int] = {}
+    if rows:
+        pks = dict(fetch_all(INSERT, [now, now, _json(rows.values())]))
+    created = set(pks)
+    if raced := rows.keys() - created:
+        # Made by somebody else since we looked.
+        before |= _lock(raced)
+    if lost := raced - before.keys():
+        raise Conflict(
+            f"Customer {min(lost)} was erased at this very moment. Send them again."
+        )
+    changed = []
+    for id, old in before.items():
+        new = _applied(changes[id], old)
+        rows[id] = new
+        pks[id] = old["id"]
+        if new != old or old["is_stub"]:
+            changed.append(new)
+    if changed:
+        fetch_all(UPDATE, [now, _json(changed)])
+    return created, rows, pks
+
+
+def _lock(ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The rows of the customers that exist, locked until the transaction ends."""
+    rows = (
+        Customer.objects.filter(external_id__in=list(ids))
+        .order_by("external_id")
+        # Those who only refer to a customer, as ingestion does, need not wait.
+        .select_for_update(no_key=True)
+        .values("id", "is_stub", *COLUMNS)
+    )
+    return {row["external_id"]: row for row in rows}
+
+
+def _applied(change: Change, old: dict[str, Any]) -> dict[str, Any]:
+    new = old | change.columns
+    if "email" in change.columns:
+        email = normalise_email(new["email"])
+        new["email"], new["email_is_valid"] = email.value, email.is_valid
+    # A country that becomes known can make sense of a number that made none.
+    if "phone" in change.columns or not old["phone_is_valid"]:
+        phone = normalise_phone(new["phone"], country=new["country"])
+        new["phone"], new["phone_is_valid"] = phone.value, phone.is_valid
+    if change.attributes:
+        both = old["attributes"] | change.attributes
+        new["attributes"] = {c: value for c, value in both.items() if value is not None}
+    return new
+
+
+def _json(rows: Iterable[dict[str, Any]]) -> str:
+    return msgspec.json.encode(list(rows)).decode()
+
+
+def _warnings(change: Change, row: dict[str, Any]) -> list[UserError]:
+    warnings: list[UserError] = []
+    for name, words in (("email", "e-mail address"), ("phone", "phone number")):
+        if change.columns.get(name) and not row[f"{name}_is_valid"]:
+            warnings.append(
+                Conflict(
+                    f"“{row[name]}” is not a valid {words}. It is kept, and not "
+                    "written to.",
+                    field=name,
+                    code="contact_invalid",
+                )
+            )
+    return warnings
