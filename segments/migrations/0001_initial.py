@@ -6,7 +6,6 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
@@ -15,23 +14,59 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.CreateModel(
-            name='Segment',
+            name="Segment",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=150, unique=True)),
-                ('description', models.TextField(blank=True)),
-                ('rule', models.JSONField()),
-                ('status', models.CharField(choices=[('new', 'Not counted yet'), ('fresh', 'Counted'), ('failed', 'Failed')], default='new', editable=False, max_length=8)),
-                ('count', models.PositiveBigIntegerField(editable=False, null=True)),
-                ('counted_at', models.DateTimeField(editable=False, null=True)),
-                ('took_ms', models.PositiveIntegerField(editable=False, null=True, verbose_name='took (ms)')),
-                ('error', models.TextField(blank=True, editable=False)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('updated_at', models.DateTimeField(auto_now=True)),
-                ('created_by', models.ForeignKey(blank=True, db_constraint=False, editable=False, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True,
+                        primary_key=True,
+                        serialize=False,
+                        verbose_name="ID",
+                    ),
+                ),
+                ("name", models.CharField(max_length=150, unique=True)),
+                ("description", models.TextField(blank=True)),
+                ("rule", models.JSONField()),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("new", "Not counted yet"),
+                            ("fresh", "Counted"),
+                            ("failed", "Failed"),
+                        ],
+                        default="new",
+                        editable=False,
+                        max_length=8,
+                    ),
+                ),
+                ("count", models.PositiveBigIntegerField(editable=False, null=True)),
+                ("counted_at", models.DateTimeField(editable=False, null=True)),
+                (
+                    "took_ms",
+                    models.PositiveIntegerField(
+                        editable=False, null=True, verbose_name="took (ms)"
+                    ),
+                ),
+                ("error", models.TextField(blank=True, editable=False)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("updated_at", models.DateTimeField(auto_now=True)),
+                (
+                    "created_by",
+                    models.ForeignKey(
+                        blank=True,
+                        db_constraint=False,
+                        editable=False,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
             options={
-                'ordering': ['name'],
+                "ordering": ["name"],
             },
         ),
     ]

@@ -1,0 +1,610 @@
+"""The language of segments: frozen values, and the one way to make them.
+
+The JSON is that of the product's API. `parse` understands all of a rule or
+refuses it; nothing is skipped, since a rule with a condition dropped matches more
+customers than its author meant. Names (of events, attributes, segments) are looked
+up by `compile`, which refuses those that do not exist.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Any
+
+from segments.operators import (
+    DATE_QUESTIONS,
+    NUMBER_QUESTIONS,
+    OPERATORS,
+    Takes,
+)
+from smartcomm.core.errors import Invalid
+
+MAX_DEPTH = 20
+MAX_CONDITIONS = 200
+MAX_LIST = 10_000
+MAX_NUMBER = 1_000_000
+#: A hundred years: what goes further back is meant as "ever".
+MAX_PERIOD = {"hours": 876_000, "days": 36_500, "weeks": 5_200, "months": 1_200}
+
+FIELD_CODE = r"[A-Za-z_][A-Za-z0-9_]{0,63}"
+FIELD_PATH = re.compile(rf"{FIELD_CODE}(\.{FIELD_CODE})*\Z")
+DAY = re.compile(r"\d{4}-\d{2}-\d{2}\Z")
+
+
+class RuleError(Invalid):
+    """A rule that is not understood. `field` is the dotted path of the bad place."""
+
+    code = "rule_invalid"
+
+
+class RuleConflict(RuleError):
+    """A rule whose parts do not fit together, such as segments in a circle."""
+
+    code = "rule_conflict"
+
+
+@dataclass(frozen=True, slots=True)
+class EventValue:
+    """`$field_code`: the value that the event which started the run has there."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"${self.path}"
+
+
+Scalar = str | int | float | bool
+#: What stands beside an operator: a scalar, a tuple of them, or nothing.
+Value = Scalar | EventValue | tuple[Scalar | EventValue, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class All:
+    parts: tuple[Rule, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    parts: tuple[Rule, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    part: Rule
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """The customer's attribute compares so with the value."""
+
+    attribute: str
+    op: str
+    value: Value = None
+    at: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class FieldIs:
+    """A field of the event's context compares so with the value."""
+
+    field: str
+    op: str
+    value: Value = None
+    at: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Last:
+    """The last `number` hours, days, weeks or months, rolling, to the second."""
+
+    number: int
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """From and to a day or a time, both included; either may be open."""
+
+    start: str | None
+    end: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many of the chosen events there are."""
+
+    op: str
+    value: int | tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class LastDate:
+    """When the last of the chosen events was. No event: false."""
+
+    op: str
+    value: str | EventValue | tuple[str | EventValue, str | EventValue]
+
+
+@dataclass(frozen=True, slots=True)
+class DaysSinceLast:
+    """Whole 24-hour days since the last of the chosen events. No event: false."""
+
+    op: str
+    value: int | tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """Choose events by name, period and context, then ask one thing about them."""
+
+    event: str
+    where: tuple[FieldIs, ...] = ()
+    period: Last | Span | None = None
+    question: Count | LastDate | DaysSinceLast = Count(">=", 1)
+    at: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class InSegment:
+    segment: int
+    at: str = field(default="", compare=False)
+
+
+Rule = All | AnyOf | Not | Attribute | Happened | InSegment
+
+
+def parse(data: object, *, event_values: bool = False) -> Rule:
+    """Turn a rule's JSON into a rule, or raise RuleError.
+
+    `event_values` allows `$field_code` in the place of a value; it makes sense only
+    where an event starts things, that is in campaigns.
+    """
+    return _Parser(event_values=event_values).rule(data, at="", depth=0)
+
+
+def parse_where(data: object, *, event_values: bool = False) -> tuple[FieldIs, ...]:
+    """Turn a list of conditions on an event's context into values."""
+    return _Parser(event_values=event_values).where(data, at="")
+
+
+def to_json(rule: Rule) -> dict[str, Any]:
+    """The JSON of a rule: `parse(to_json(rule)) == rule`."""
+    match rule:
+        case All(parts):
+            return {"all": [to_json(part) for part in parts]}
+        case AnyOf(parts):
+            return {"any": [to_json(part) for part in parts]}
+        case Not(part):
+            return {"not": to_json(part)}
+        case Attribute(name, op, value):
+            return {"attribute": name, "op": op, **_value_json(op, value)}
+        case InSegment(segment):
+            return {"segment": segment}
+        case Happened(event, where, period, question):
+            data: dict[str, Any] = {"event": event}
+            if where:
+                data["where"] = where_json(where)
+            match period:
+                case Last(number, unit):
+                    data["period"] = {"last": number, "unit": unit}
+                case Span(start, end):
+                    ends = {"from": start, "to": end}
+                    data["period"] = {key: day for key, day in ends.items() if day}
+            match question:
+                case Count(op, value):
+                    data["count"] = {"op": op, "value": _plain(value)}
+                case LastDate(op, value):
+                    data["last"] = {"op": op, "value": _plain(value)}
+                case DaysSinceLast(op, value):
+                    data["days_since_last"] = {"op": op, "value": _plain(value)}
+            return data
+    raise AssertionError(f"rule without JSON: {rule!r}")
+
+
+def where_json(where: tuple[FieldIs, ...]) -> list[dict[str, Any]]:
+    """The JSON of conditions on a context."""
+    return [
+        {"field": line.field, "op": line.op, **_value_json(line.op, line.value)}
+        for line in where
+    ]
+
+
+def walk(rule: Rule) -> Iterator[Rule]:
+    """The rule and every rule in it."""
+    yield rule
+    match rule:
+        case All(parts) | AnyOf(parts):
+            for part in parts:
+                yield from walk(part)
+        case Not(part):
+            yield from walk(part)
+
+
+def event_values(rule: Rule | tuple[FieldIs, ...]) -> set[str]:
+    """The field codes that the rule takes from the event: `{"product_id"}`."""
+    found: set[str] = set()
+    conditions: list[Any] = []
+    if isinstance(rule, tuple):
+        conditions.extend(rule)
+    else:
+        for part in walk(rule):
+            if isinstance(part, Happened):
+                conditions.extend(part.where)
+                if isinstance(part.question, LastDate):
+                    conditions.append(part.question)
+            elif isinstance(part, Attribute):
+                conditions.append(part)
+    for condition in conditions:
+        value = condition.value
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, EventValue):
+                found.add(one.path)
+    return found
+
+
+def read_instant(text: str) -> datetime | date | None:
+    """A day (YYYY-MM-DD), or a time with its offset (RFC 3339); None if neither."""
+    try:
+        if DAY.match(text):
+            return date.fromisoformat(text)
+        if len(text) >= 16 and text[10] in "Tt ":
+            instant = datetime.fromisoformat(text.replace("z", "Z"))
+            return instant if instant.tzinfo else None
+    except (ValueError, OverflowError):
+        pass
+    return None
+
+
+def is_number(value: object) -> bool:
+    """A JSON number; a boolean is none, although Python says so."""
+    return type(value) in (int, float)
+
+
+@dataclass
+class _Parser:
+    event_values: bool
+    conditions: int = 0
+
+    def rule(self, data: object, *, at: str, depth: int) -> Rule:
+        if depth > MAX_DEPTH:
+            raise RuleError(
+                f"Groups nest more than {MAX_DEPTH} deep. Save a part of the rule "
+                "as a segment and use that.",
+                field=at,
+            )
+        if not isinstance(data, Mapping):
+            raise RuleError(
+                "A condition is an object such as "
+                '{"attribute": "city", "op": "=", "value": "Paris"}.',
+                field=at,
+            )
+        words = [word for word in _WORDS if word in data]
+        if len(words) != 1:
+            raise RuleError(
+                "A condition needs exactly one of "
+                + ", ".join(f"“{word}”" for word in _WORDS)
+                + (f"; this one has {_quoted(data)}." if data else "."),
+                field=at,
+            )
+        word = words[0]
+        if word in ("all", "any"):
+            self._only(data, {word}, at)
+            parts = data[word]
+            if not isinstance(parts, list) or not parts:
+                raise RuleError(
+                    f"“{word}” takes a list of one condition or more.",
+                    field=_join(at, word),
+                )
+            built = tuple(
+                self.rule(part, at=_join(at, f"{word}.{i}"), depth=depth + 1)
+                for i, part in enumerate(parts)
+            )
+            return All(built) if word == "all" else AnyOf(built)
+        if word == "not":
+            self._only(data, {"not"}, at)
+            return Not(self.rule(data["not"], at=_join(at, "not"), depth=depth + 1))
+        self._count_condition(at)
+        if word == "attribute":
+            name, op, value = self._comparison(data, "attribute", at)
+            return Attribute(name, op, value, at=at)
+        if word == "segment":
+            self._only(data, {"segment"}, at)
+            segment = data["segment"]
+            if type(segment) is not int or not 0 < segment < 2**63:
+                raise RuleError(
+                    "“segment” takes the id of a segment, a number.",
+                    field=_join(at, "segment"),
+                )
+            return InSegment(segment, at=at)
+        return self._happened(data, at)
+
+    def where(self, data: object, *, at: str) -> tuple[FieldIs, ...]:
+        if not isinstance(data, list):
+            raise RuleError(
+                "“where” takes a list of conditions on the context.", field=at
+            )
+        lines = []
+        for i, entry in enumerate(data):
+            place = _join(at, str(i))
+            if not isinstance(entry, Mapping):
+                raise RuleError(
+                    "A condition on the context is an object such as "
+                    '{"field": "name", "op": "=", "value": "Bag"}.',
+                    field=place,
+                )
+            self._count_condition(place)
+            name, op, value = self._comparison(entry, "field", place)
+            if not FIELD_PATH.match(name):
+                raise RuleError(
+                    f"“{name}” is no field code: letters, digits and underscores, "
+                    "with dots for what is nested.",
+                    field=_join(place, "field"),
+                )
+            lines.append(FieldIs(name, op, value, at=place))
+        return tuple(lines)
+
+    def _happened(self, data: Mapping[str, Any], at: str) -> Happened:
+        questions = [
+            word for word in ("count", "last", "days_since_last") if word in data
+        ]
+        self._only(data, {"event", "where", "period", *questions}, at)
+        event = data["event"]
+        if not isinstance(event, str) or not event:
+            raise RuleError(
+                "“event” takes the name of an event.", field=_join(at, "event")
+            )
+        if len(questions) > 1:
+            raise RuleError(
+                f"A condition asks one thing of events; this one asks {_quoted(questions)}. "
+                "Make two conditions of it.",
+                field=at,
+            )
+        where = (
+            self.where(data["where"], at=_join(at, "where")) if "where" in data else ()
+        )
+        period = (
+            self._period(data["period"], _join(at, "period"))
+            if "period" in data
+            else None
+        )
+        question: Count | LastDate | DaysSinceLast = Count(">=", 1)
+        if questions:
+            place = _join(at, questions[0])
+            asked = data[questions[0]]
+            if not isinstance(asked, Mapping) or set(asked) != {"op", "value"}:
+                raise RuleError(
+                    f"“{questions[0]}” takes an object with “op” and “value”.",
+                    field=place,
+                )
+            op, value = asked["op"], asked["value"]
+            if questions[0] == "last":
+                question = LastDate(*self._date_question(op, value, place))
+            else:
+                make = Count if questions[0] == "count" else DaysSinceLast
+                question = make(*self._number_question(op, value, place))
+        return Happened(event, where, period, question, at=at)
+
+    def _period(self, data: object, at: str) -> Last | Span:
+        if isinstance(data, Mapping) and set(data) == {"last", "unit"}:
+            number, unit = data["last"], data["unit"]
+            if unit not in MAX_PERIOD:
+                raise RuleError(
+                    f"The unit of a period is one of {_quoted(MAX_PERIOD)}.",
+                    field=_join(at, "unit"),
+                )
+            if type(number) is not int or not 0 < number <= MAX_PERIOD[unit]:
+                raise RuleError(
+                    f"“last” takes a whole number from 1 to {MAX_PERIOD[unit]}.",
+                    field=_join(at, "last"),
+                )
+            return Last(number, unit)
+        if isinstance(data, Mapping) and data and set(data) <= {"from", "to"}:
+            for word, text in data.items():
+                if not isinstance(text, str) or read_instant(text) is None:
+                    raise RuleError(
+                        f"“{word}” takes a date such as 2026-10-01, or a time with its offset.",
+                        field=_join(at, word),
+                    )
+            return Span(data.get("from"), data.get("to"))
+        raise RuleError(
+            'A period is {"last": 30, "unit": "days"}, or {"from": ..., "to": ...} '
+            "with either or both.",
+            field=at,
+        )
+
+    def _number_question(
+        self, op: object, value: object, at: str
+    ) -> tuple[str, int | tuple[int, int]]:
+        if op not in NUMBER_QUESTIONS:
+            raise RuleError(
+                f"“op” here is one of {_quoted(NUMBER_QUESTIONS)}.",
+                field=_join(at, "op"),
+            )
+        numbers = value if op == "between" else [value]
+        if (
+            not isinstance(numbers, list)
+            or len(numbers) != (2 if op == "between" else 1)
+            or not all(type(n) is int and 0 <= n <= MAX_NUMBER for n in numbers)
+        ):
+            wanted = (
+                "[low, high], whole numbers" if op == "between" else "a whole number"
+            )
+            raise RuleError(
+                f"“value” here is {wanted} from 0 to {MAX_NUMBER}.",
+                field=_join(at, "value"),
+            )
+        if op == "between":
+            low, high = numbers
+            if low > high:
+                raise RuleError("The low end comes first.", field=_join(at, "value"))
+            return "between", (low, high)
+        return str(op), numbers[0]
+
+    def _date_question(self, op: object, value: object, at: str) -> tuple[str, Any]:
+        if op not in DATE_QUESTIONS:
+            raise RuleError(
+                f"“op” here is one of {_quoted(DATE_QUESTIONS)}.", field=_join(at, "op")
+            )
+        # The same words mean the same for the date of an attribute.
+        return str(op), self._value(str(op), value, _join(at, "value"), dates=True)
+
+    def _comparison(
+        self, data: Mapping[str, Any], subject: str, at: str
+    ) -> tuple[str, str, Value]:
+        name = data[subject] if subject in data else None
+        if not isinstance(name, str) or not name:
+            raise RuleError(f"“{subject}” takes a name.", field=_join(at, subject))
+        op = data.get("op")
+        if not isinstance(op, str) or op not in OPERATORS:
+            raise RuleError(
+                f"“op” is one of {_quoted(OPERATORS)}.", field=_join(at, "op")
+            )
+        if OPERATORS[op].takes is Takes.NOTHING:
+            self._only(data, {subject, "op"}, at)
+            return name, op, None
+        self._only(data, {subject, "op", "value"}, at)
+        if "value" not in data:
+            raise RuleError(f"“{op}” needs a “value”.", field=_join(at, "value"))
+        return name, op, self._value(op, data["value"], _join(at, "value"))
+
+    def _value(self, op: str, value: object, at: str, *, dates: bool = False) -> Value:
+        takes = OPERATORS[op].takes
+        if takes is Takes.LIST:
+            if isinstance(value, str) and value.startswith("$"):
+                one = self._scalar(value, at)
+                if isinstance(one, EventValue):
+                    return one
+            if not isinstance(value, list) or not 0 < len(value) <= MAX_LIST:
+                raise RuleError(
+                    f"“{op}” takes a list of 1 to {MAX_LIST} values.", field=at
+                )
+            return tuple(
+                self._scalar(item, _join(at, str(i))) for i, item in enumerate(value)
+            )
+        if takes is Takes.PAIR:
+            if not isinstance(value, list) or len(value) != 2:
+                raise RuleError(f"“{op}” takes [low, high].", field=at)
+            low, high = (
+                self._ordered(item, op, _join(at, str(i)), dates=dates)
+                for i, item in enumerate(value)
+            )
+            if (
+                not isinstance(low, EventValue)
+                and not isinstance(high, EventValue)
+                and is_number(low) != is_number(high)
+            ):
+                raise RuleError(f"“{op}” takes two numbers or two dates.", field=at)
+            return low, high
+        if takes is Takes.ONE:
+            return self._scalar(value, at)
+        if takes is Takes.ORDERED:
+            return self._ordered(value, op, at, dates=dates)
+        if takes is Takes.DAYS:
+            if type(value) is not int or not 0 <= value <= MAX_NUMBER:
+                raise RuleError(f"“{op}” takes a whole number of days.", field=at)
+            return value
+        if takes is Takes.TEXT:
+            text = self._scalar(value, at)
+            if not isinstance(text, str | EventValue):
+                raise RuleError(f"“{op}” takes a text.", field=at)
+            return text
+        day = self._ordered(value, op, at, dates=True)
+        if takes is Takes.DAY and isinstance(day, str) and not DAY.match(day):
+            raise RuleError(f"“{op}” takes a date such as 2026-10-01.", field=at)
+        return day
+
+    def _ordered(
+        self, value: object, op: str, at: str, *, dates: bool
+    ) -> Scalar | EventValue:
+        scalar = self._scalar(value, at)
+        if isinstance(scalar, EventValue):
+            return scalar
+        if isinstance(scalar, str) and read_instant(scalar) is not None:
+            return scalar
+        if is_number(scalar) and not dates:
+            return scalar
+        wanted = "a date such as 2026-10-01, or a time with its offset"
+        if not dates:
+            wanted = f"a number, {wanted}"
+        raise RuleError(f"“{op}” takes {wanted}.", field=at)
+
+    def _scalar(self, value: object, at: str) -> Scalar | EventValue:
+        if isinstance(value, str):
+            if "\x00" in value or any("\ud800" <= c <= "\udfff" for c in value):
+                raise RuleError(
+                    "A text here has a character that no text can hold.", field=at
+                )
+            if not value.startswith("$"):
+                return value
+            if value.startswith("$$"):
+                return value[1:]
+            if not FIELD_PATH.match(value[1:]):
+                raise RuleError(
+                    f"“{value}” is no field code. A “$” that is meant literally is "
+                    "written “$$”.",
+                    field=at,
+                )
+            if not self.event_values:
+                raise RuleError(
+                    f"“{value}” stands for a value of the event that started a campaign, "
+                    "and here is none. A “$” that is meant literally is written “$$”.",
+                    field=at,
+                )
+            return EventValue(value[1:])
+        if type(value) is bool or type(value) is int:
+            if abs(value) >= 10**100:
+                raise RuleError("A number here is too large.", field=at)
+            return value
+        if type(value) is float and math.isfinite(value):
+            return value
+        raise RuleError(
+            "A value is a text, a number, true or false. For a missing value use "
+            "“is not set”.",
+            field=at,
+        )
+
+    def _count_condition(self, at: str) -> None:
+        self.conditions += 1
+        if self.conditions > MAX_CONDITIONS:
+            raise RuleError(
+                f"A rule has at most {MAX_CONDITIONS} conditions. Save a part of it as "
+                "a segment and use that.",
+                field=at,
+            )
+
+    def _only(self, data: Mapping[str, Any], known: set[str], at: str) -> None:
+        unknown = [str(key) for key in data if key not in known]
+        if unknown:
+            raise RuleError(
+                f"{_quoted(unknown)} is not understood here; known are {_quoted(sorted(known))}.",
+                field=_join(at, unknown[0]),
+            )
+
+
+_WORDS = ("all", "any", "not", "attribute", "event", "segment")
+
+
+def _join(at: str, place: str) -> str:
+    return f"{at}.{place}" if at else place
+
+
+def _quoted(words: Any) -> str:
+    return ", ".join(f"“{word}”" for word in words)
+
+
+def _value_json(op: str, value: Value) -> dict[str, Any]:
+    return {} if OPERATORS[op].takes is Takes.NOTHING else {"value": _plain(value)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, EventValue):
+        return str(value)
+    if isinstance(value, str) and value.startswith("$"):
+        return f"${value}"
+    return value
