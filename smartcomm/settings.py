@@ -4,6 +4,7 @@ The README lists the variables. Each has a default that works on one machine.
 """
 
 from pathlib import Path
+from urllib.parse import unquote
 
 import environ
 from django.urls import reverse_lazy
@@ -76,11 +77,21 @@ TEMPLATES = [
     },
 ]
 
+DATABASE = env.db_url_config(embedded.database_url())
 DATABASES = {
     "default": {
-        **env.db_url_config(embedded.database_url()),
+        **DATABASE,
+        # The directory of a socket is percent-encoded in an address.
+        "HOST": unquote(DATABASE.get("HOST", "")),
+        # Connections that a restart of the database cut are replaced before use.
+        "CONN_HEALTH_CHECKS": True,
         "OPTIONS": {
-            "pool": {"min_size": 1, "max_size": env.int("DATABASE_POOL", default=10)},
+            **DATABASE.get("OPTIONS", {}),
+            "pool": {
+                "min_size": 1,
+                "max_size": env.int("DATABASE_POOL", default=10),
+                "timeout": 10,
+            },
             "application_name": "smartcomm",
         },
     }
@@ -139,7 +150,7 @@ EMAIL_TIMEOUT = 20
 DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default="news@example.com")
 
 # Celery carries wake-ups only, so nothing of it is kept or repeated.
-CELERY_BROKER_URL = REDIS_URL
+CELERY_BROKER_URL = embedded.broker_url()
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_PUBLISH_RETRY = False
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
