@@ -1,0 +1,109 @@
+"""The settings of a start: read from the environment once, or refused in words."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from smartcomm.embedded import EmbeddedError
+
+DEMOS = ["small", "full", "none"]
+BOOLEANS = ["1", "0", "true", "false", "yes", "no", "on", "off"]
+LOG_LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+SCHEMES = {
+    "DATABASE_URL": ["postgresql", "postgres"],
+    "REDIS_URL": ["redis", "rediss", "unix"],
+    "EMAIL_URL": ["smtp", "smtps", "smtp+tls", "smtp+ssl", "consolemail"],
+}
+
+
+class StartError(EmbeddedError):
+    """A reason not to start, as a sentence for whoever typed the command."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    host: str
+    port: int
+    demo: str
+    web_workers: int
+    web_threads: int
+    message_threads: int
+
+    @property
+    def base_url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    def variables(self) -> dict[str, str]:
+        """What the lines of the Procfile may refer to."""
+        return {
+            "HOST": self.host,
+            "PORT": str(self.port),
+            "DEMO": self.demo,
+            "WEB_WORKERS": str(self.web_workers),
+            "WEB_THREADS": str(self.web_threads),
+            "MESSAGE_THREADS": str(self.message_threads),
+        }
+
+
+def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
+    """The settings of this start. Raises StartError at the first that is wrong."""
+    # Used by Django, where a wrong value would be misread or shown as a traceback.
+    _choice(variables, "DEBUG", BOOLEANS, default="off", convert=str.lower)
+    _choice(variables, "LOG_LEVEL", LOG_LEVELS, default="INFO", convert=str.upper)
+    _refuse_unknown_time_zone(variables)
+    for name, schemes in SCHEMES.items():
+        _refuse_unknown_scheme(variables, name, schemes)
+    return Environment(
+        host=variables.get("HOST") or "127.0.0.1",
+        port=_number(variables, "PORT", default=8000, most=65_535),
+        demo=_choice(variables, "DEMO", DEMOS, default="small"),
+        web_workers=_number(variables, "WEB_WORKERS", default=_cores(), most=64),
+        web_threads=_number(variables, "WEB_THREADS", default=8, most=64),
+        message_threads=_number(variables, "MESSAGE_THREADS", default=4, most=64),
+    )
+
+
+def _cores() -> int:
+    return min(len(os.sched_getaffinity(0)), 4)
+
+
+def _number(variables: Mapping[str, str], name: str, *, default: int, most: int) -> int:
+    value = variables.get(name) or str(default)
+    if not value.isdecimal() or not 1 <= int(value) <= most:
+        raise StartError(f"{name} must be a number from 1 to {most}, not {value!r}.")
+    return int(value)
+
+
+def _choice(
+    variables: Mapping[str, str],
+    name: str,
+    choices: list[str],
+    *,
+    default: str,
+    convert: Callable[[str], str] = str,
+) -> str:
+    value = convert(variables.get(name) or default)
+    if value not in choices:
+        raise StartError(f"{name} must be one of {', '.join(choices)}, not {value!r}.")
+    return value
+
+
+def _refuse_unknown_time_zone(variables: Mapping[str, str]) -> None:
+    name = variables.get("TIME_ZONE") or "UTC"
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise StartError(
+            f"TIME_ZONE must be a name like Europe/Berlin, not {name!r}."
+        ) from error
+
+
+def _refuse_unknown_scheme(
+    variables: Mapping[str, str], name: str, schemes: list[str]
+) -> None:
+    address = variables.get(name)
+    # The address itself is not shown: it may hold a password.
+    if address and urlsplit(address).scheme not in schemes:
+        raise StartError(f"{name} must start with one of {', '.join(schemes)}.")
