@@ -15,7 +15,7 @@ from typing import Any, Literal
 #: Ways out of a step, by the name of its action, from its configuration.
 Ways = Mapping[str, Callable[[dict[str, Any]], tuple[str, ...]]]
 
-KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
+KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,8 @@ def _about_keys(steps: list[dict[str, Any]]) -> Iterator[Problem]:
             yield Problem(
                 "error",
                 key,
-                f"“{key}” cannot be the short name of a step: begin with a letter, and"
-                " go on with letters, digits, - and _, 64 at most.",
+                f"“{key}” cannot be the short name of a step: use letters, digits, -"
+                " and _ only, 64 at most.",
             )
         if key in seen and key not in told:
             told.add(key)

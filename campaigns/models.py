@@ -102,7 +102,9 @@ class Version(models.Model):
     class Meta:
         ordering: ClassVar = ["-number"]
         constraints: ClassVar = [
-            models.UniqueConstraint(fields=["campaign", "number"], name="version_number"),
+            models.UniqueConstraint(
+                fields=["campaign", "number"], name="version_number"
+            ),
             models.UniqueConstraint(
                 fields=["campaign"],
                 condition=models.Q(status="published"),
@@ -152,7 +154,11 @@ class Entry(CustomerOwned):
     """When a customer last entered a campaign that limits it. See entry rules."""
 
     customer = models.ForeignKey(
-        Customer, models.DO_NOTHING, db_constraint=False, db_index=False, related_name="+"
+        Customer,
+        models.DO_NOTHING,
+        db_constraint=False,
+        db_index=False,
+        related_name="+",
     )
     campaign = models.ForeignKey(
         Campaign, models.CASCADE, db_index=False, related_name="+"
@@ -230,7 +236,11 @@ class Run(CustomerOwned):
         FAILED = "failed", "Failed"
 
     customer = models.ForeignKey(
-        Customer, models.DO_NOTHING, db_constraint=False, db_index=False, related_name="runs"
+        Customer,
+        models.DO_NOTHING,
+        db_constraint=False,
+        db_index=False,
+        related_name="runs",
     )
     campaign = models.ForeignKey(Campaign, models.CASCADE, db_index=False)
     version = models.ForeignKey(Version, models.CASCADE, db_index=False)
@@ -282,10 +292,18 @@ class Passage(CustomerOwned):
     """A step that a run has left: which way it took, when, and why."""
 
     customer = models.ForeignKey(
-        Customer, models.DO_NOTHING, db_constraint=False, db_index=False, related_name="+"
+        Customer,
+        models.DO_NOTHING,
+        db_constraint=False,
+        db_index=False,
+        related_name="+",
     )
     run = models.ForeignKey(
-        Run, models.DO_NOTHING, db_constraint=False, db_index=False, related_name="passages"
+        Run,
+        models.DO_NOTHING,
+        db_constraint=False,
+        db_index=False,
+        related_name="passages",
     )
     step = models.ForeignKey(Step, models.CASCADE, db_index=False)
     way = models.CharField(max_length=32)

@@ -1,0 +1,105 @@
+"""What every action has: its form, its ways out, what it does, and words for it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, ClassVar
+
+from django import forms
+
+from campaigns.models import Run, Step
+from smartcomm.core.errors import Invalid
+
+Config = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A run, with the event that started it."""
+
+    run: Run
+    event_name: str
+    occurred_at: datetime
+    context: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Go:
+    """Leave the step by this way."""
+
+    way: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WaitUntil:
+    """Stay at the step, and look again at this time."""
+
+    moment: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class WaitForMessage:
+    """Stay at the step until its message has been sent, or not."""
+
+
+Outcome = Go | WaitUntil | WaitForMessage
+
+
+class ConfigInvalid(Invalid):
+    """The configuration of a step is not understood. `field` is the place in it."""
+
+    code = "config_invalid"
+
+
+class Action(ABC):
+    """One kind of box in a drawing. There is one object of each; it has no state."""
+
+    #: The word in the JSON.
+    name: ClassVar[str]
+    label: ClassVar[str]
+    #: A Material symbol.
+    symbol: ClassVar[str]
+    #: One line for the marketer who chooses an action.
+    hint: ClassVar[str]
+    #: Way out → label.
+    way_labels: ClassVar[Mapping[str, str]]
+    #: Over the config: `initial` is a config, `cleaned_data` becomes one.
+    form: ClassVar[type[forms.Form]]
+
+    def ways(self, config: Config) -> tuple[str, ...]:
+        """The ways out of a step with this configuration."""
+        return tuple(self.way_labels)
+
+    @abstractmethod
+    def clean(self, config: Config) -> Config:
+        """The configuration, checked and complete. Raises Invalid."""
+
+    @abstractmethod
+    def describe(self, config: Config) -> str:
+        """What the step does, in a few words, for the picture."""
+
+    @abstractmethod
+    def execute(
+        self, step: Step, runs: Sequence[Started], *, now: datetime
+    ) -> Mapping[int, Outcome]:
+        """Do it for all these runs at once: run's id → outcome.
+
+        Called inside a transaction, with the runs locked; never talks to the network.
+        """
+
+
+def only(config: object, known: set[str]) -> Config:
+    """The config, when it is an object with no key that is not known."""
+    if not isinstance(config, dict):
+        raise ConfigInvalid("“config” is an object.")
+    if unknown := sorted(str(key) for key in config if key not in known):
+        raise ConfigInvalid(
+            f"“{unknown[0]}” is not understood here; known are "
+            f"{', '.join(sorted(known))}.",
+            field=unknown[0],
+        )
+    return config

@@ -1,0 +1,221 @@
+"""One system event → runs for everyone it concerns.
+
+The base is walked in chunks of customer ids. A chunk is one statement: the leading
+filter is compiled into it, so that customers it does not match cost nothing, and no
+customer comes into memory. How far the walk got is committed with the chunk's runs.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import structlog
+from django.db import transaction
+from django.utils import timezone
+
+from campaigns.actions.filter import NEGATIVE, POSITIVE, missing_reason, read_rule
+from campaigns.entry import entering
+from campaigns.models import Broadcast, Campaign, Run, Step
+from segments.compile import IdRange, MissingField, compile_rule
+from segments.sql import Sql, sql
+from smartcomm.core.db import claim, fetch_all
+from smartcomm.core.errors import UserError
+
+logger = structlog.get_logger(__name__)
+
+CHUNK = 20_000
+MAX_ATTEMPTS = 5
+PAUSE = timedelta(minutes=1)
+
+# The last id of the next chunk, and how many customers it has.
+NEXT_CHUNK = """
+    SELECT max(id), count(*)
+      FROM (SELECT id FROM customers_customer
+             WHERE id > %s AND id <= %s ORDER BY id LIMIT %s) AS chunk
+"""
+
+START = """
+    WITH member AS ({}), candidate AS (
+        SELECT member.customer_id FROM member
+         WHERE NOT EXISTS (
+                   SELECT FROM campaigns_run AS run
+                    WHERE run.customer_id = member.customer_id
+                      AND run.campaign_id = {}
+                      AND run.system_event_id = {})
+    ), {} entered AS ({}), started AS (
+        INSERT INTO campaigns_run (customer_id, campaign_id, version_id, system_event_id,
+                                   step_id, status, due_at, finished_at, attempts,
+                                   reason, started_at, arrived_at)
+        SELECT customer_id, {}, {}, {}, {}, {}, {}, {}, 0, '', {}, {} FROM entered
+            ON CONFLICT DO NOTHING
+     RETURNING id, customer_id
+    ), passed AS (
+        INSERT INTO campaigns_passage (customer_id, run_id, step_id, way, reason,
+                                       arrived_at, left_at)
+        SELECT customer_id, id, {}, {}, {}, {}, {} FROM started WHERE {}
+     RETURNING 1
+    )
+    SELECT count(*) FROM started
+"""
+
+
+def walk_broadcasts(*, now: datetime | None = None, chunk: int = CHUNK) -> int:
+    """Go one chunk on with the broadcast that has waited longest.
+
+    Returns how many customers were examined, at least 1 where there was a broadcast;
+    0 means that none is due.
+    """
+    now = now or timezone.now()
+    with transaction.atomic():
+        due = Broadcast.objects.filter(
+            status=Broadcast.Status.RUNNING,
+            due_at__lte=now,
+            campaign__status=Campaign.Status.PUBLISHED,
+        ).order_by("due_at", "pk")
+        for broadcast in claim(due.select_related("version", "system_event"), 1):
+            try:
+                with transaction.atomic():
+                    return max(1, _walk(broadcast, now=now, chunk=chunk))
+            except Exception as error:
+                # Any fault of one broadcast, whatever it is, must not stop the others.
+                logger.exception("broadcast.fault", broadcast=broadcast.pk)
+                _put_back(broadcast, error, now=now)
+                return 1
+    return 0
+
+
+def _walk(broadcast: Broadcast, *, now: datetime, chunk: int) -> int:
+    broadcast.reason = ""
+    upto, count = fetch_all(NEXT_CHUNK, [broadcast.after_id, broadcast.last_id, chunk])[
+        0
+    ]
+    if count:
+        broadcast.examined += count
+        broadcast.entered += _start_runs(
+            broadcast, IdRange(broadcast.after_id, upto), now=now
+        )
+        broadcast.after_id = upto
+    # A reason given here ends the walk: nobody else would match either.
+    if not count or upto >= broadcast.last_id or broadcast.reason:
+        broadcast.status = Broadcast.Status.FINISHED
+        broadcast.finished_at = now
+    # To the end of the line, so that several broadcasts go on side by side.
+    broadcast.due_at, broadcast.attempts = now, 0
+    broadcast.save(
+        update_fields=[
+            "examined",
+            "entered",
+            "after_id",
+            "status",
+            "finished_at",
+            "due_at",
+            "attempts",
+            "reason",
+        ]
+    )
+    return int(count)
+
+
+def _put_back(broadcast: Broadcast, error: Exception, *, now: datetime) -> None:
+    fresh = Broadcast.objects.get(pk=broadcast.pk)
+    fresh.attempts += 1
+    fresh.due_at = now + PAUSE * fresh.attempts
+    fresh.reason = (
+        error.message
+        if isinstance(error, UserError)
+        else "Internal error; see the log."
+    )
+    if fresh.attempts >= MAX_ATTEMPTS:
+        fresh.status, fresh.finished_at = Broadcast.Status.FAILED, now
+    fresh.save(update_fields=["attempts", "due_at", "reason", "status", "finished_at"])
+
+
+def _start_runs(broadcast: Broadcast, chunk: IdRange, *, now: datetime) -> int:
+    """Start the runs of one chunk. Returns how many."""
+    steps = {step.key: step for step in broadcast.version.steps.all()}
+    first = steps[broadcast.version.start]
+    everyone = sql(
+        "SELECT id AS customer_id FROM customers_customer WHERE id > {} AND id <= {}",
+        chunk.after,
+        chunk.upto,
+    )
+    if first.action != "filter_customers":
+        return _insert(broadcast, everyone, first, now=now)
+
+    positive, negative = (first.next.get(way) for way in (POSITIVE, NEGATIVE))
+    try:
+        query = compile_rule(
+            read_rule(first.config),
+            now=now,
+            restrict=chunk,
+            context=broadcast.system_event.context,
+        )
+    except MissingField as missing:
+        reason = missing_reason(sorted(missing.codes))
+        if negative is None:
+            broadcast.reason = reason
+            return 0
+        return _insert(
+            broadcast,
+            everyone,
+            steps[negative],
+            passed=first,
+            way=NEGATIVE,
+            reason=reason,
+            now=now,
+        )
+    members = Sql(query.sql, tuple(query.params))
+    entered = _insert(
+        broadcast,
+        members,
+        steps[positive] if positive else None,
+        passed=first,
+        way=POSITIVE,
+        now=now,
+    )
+    if negative is not None:
+        rest = sql("({}) EXCEPT ({})", everyone, members)
+        entered += _insert(
+            broadcast, rest, steps[negative], passed=first, way=NEGATIVE, now=now
+        )
+    return entered
+
+
+def _insert(
+    broadcast: Broadcast,
+    members: Sql,
+    step: Step | None,
+    *,
+    passed: Step | None = None,
+    way: str = "",
+    reason: str = "",
+    now: datetime,
+) -> int:
+    """Start a run at `step` for each member; without a step the run is over at once."""
+    common, entered = entering(broadcast.version, now=now)
+    standing = step or passed
+    assert standing is not None
+    query = sql(
+        START,
+        members,
+        broadcast.campaign_id,
+        broadcast.system_event_id,
+        common,
+        entered,
+        broadcast.campaign_id,
+        broadcast.version_id,
+        broadcast.system_event_id,
+        standing.pk,
+        Run.Status.WAITING.value if step else Run.Status.FINISHED.value,
+        sql("{}::timestamptz", now if step else None),
+        sql("{}::timestamptz", None if step else now),
+        now,
+        now,
+        sql("{}::bigint", passed.pk if passed else None),
+        way,
+        reason,
+        now,
+        now,
+        sql("{}::boolean", passed is not None),
+    )
+    return int(fetch_all(query.text, query.params)[0][0])

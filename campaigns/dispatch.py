@@ -1,0 +1,212 @@
+"""Pending events → runs and broadcasts.
+
+Events leave the queue in the transaction that starts what they start, so that a
+crash leaves both undone. A unique key says that an event starts a campaign once.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.db import transaction
+from django.db.models import Max, Min, OuterRef, Subquery
+from django.utils import timezone
+
+from campaigns.entry import entering
+from campaigns.models import Broadcast, Campaign, Step, Version
+from customers.models import Customer
+from events.models import PendingEvent, PendingSystemEvent
+from segments import rules
+from segments.compile import events_matching
+from segments.sql import sql
+from smartcomm.core.db import claim, execute, fetch_all
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An event in the queue."""
+
+    row_id: int
+    event_id: int
+    customer_id: int
+    type_id: int
+    occurred_at: datetime
+    received_at: datetime
+
+
+# Joined on the customer as well: the tables are distributed by it one day. A row whose
+# event is not visible yet is not claimed.
+CLAIM = """
+    SELECT pending.id, event.id, event.customer_id, event.type_id,
+           event.occurred_at, event.received_at
+      FROM events_pendingevent AS pending
+      JOIN events_event AS event
+        ON event.id = pending.event_id AND event.customer_id = pending.customer_id
+     ORDER BY pending.id
+     LIMIT %s
+       FOR UPDATE OF pending SKIP LOCKED
+"""
+
+START = """
+    WITH sent AS (
+        SELECT * FROM unnest({}::bigint[], {}::bigint[]) AS sent (customer_id, event_id)
+    ), candidate AS (
+        SELECT sent.customer_id, sent.event_id FROM sent
+         WHERE NOT EXISTS (
+                   SELECT FROM campaigns_run AS run
+                    WHERE run.customer_id = sent.customer_id
+                      AND run.campaign_id = {} AND run.event_id = sent.event_id)
+    ), {} entered AS ({})
+    INSERT INTO campaigns_run (customer_id, campaign_id, version_id, event_id, step_id,
+                               status, due_at, attempts, reason, started_at, arrived_at)
+    SELECT customer_id, {}, {}, event_id, {}, 'waiting', {}, 0, '', {}, {}
+      FROM entered ORDER BY customer_id
+        ON CONFLICT DO NOTHING
+ RETURNING id
+"""
+
+
+def dispatch_events(*, limit: int = 500, now: datetime | None = None) -> int:
+    """Start a run for every event that a published campaign waits for.
+
+    Returns how many events left the queue. Queries: a constant number, and up to
+    three for each campaign that waits.
+    """
+    now = now or timezone.now()
+    with transaction.atomic():
+        claimed = [Waiting(*row) for row in fetch_all(CLAIM, [limit])]
+        if not claimed:
+            return 0
+        by_type: dict[int, list[Waiting]] = defaultdict(list)
+        for event in claimed:
+            by_type[event.type_id].append(event)
+        for version in waiting_versions(by_type, kind=Version.Trigger.EVENT):
+            _start_runs(version, by_type[version.event_type_id or 0], now=now)
+        PendingEvent.objects.filter(pk__in=[event.row_id for event in claimed]).delete()
+    return len(claimed)
+
+
+def dispatch_system_events(*, limit: int = 50, now: datetime | None = None) -> int:
+    """Start a broadcast for every system event that a published campaign waits for."""
+    now = now or timezone.now()
+    with transaction.atomic():
+        claimed = claim(
+            PendingSystemEvent.objects.select_related("system_event").order_by("pk"),
+            limit,
+        )
+        if not claimed:
+            return 0
+        by_type = defaultdict(list)
+        for row in claimed:
+            by_type[row.system_event.type_id].append(row.system_event)
+        last_id = Customer.objects.aggregate(last=Max("pk"))["last"] or 0
+        broadcasts = []
+        for version in waiting_versions(by_type, kind=Version.Trigger.SYSTEM_EVENT):
+            events = by_type[version.event_type_id or 0]
+            fresh = [
+                event.pk
+                for event in events
+                if is_fresh(version, event.occurred_at, event.received_at, now=now)
+            ]
+            for event_id in sorted(matching(version, fresh, now=now)):
+                broadcasts.append(
+                    Broadcast(
+                        campaign_id=version.campaign_id,
+                        version=version,
+                        system_event_id=event_id,
+                        last_id=last_id,
+                        due_at=now,
+                    )
+                )
+        Broadcast.objects.bulk_create(broadcasts, ignore_conflicts=True)
+        PendingSystemEvent.objects.filter(pk__in=[row.pk for row in claimed]).delete()
+    return len(claimed)
+
+
+def waiting_versions(
+    type_ids: Sequence[int] | dict[int, object], *, kind: str
+) -> list[Version]:
+    """The published versions that wait for these types, each with its `first_step_id`
+    and the time `live_since` its campaign was first published."""
+    first_step = Step.objects.filter(version=OuterRef("pk"), key=OuterRef("start"))
+    first_published = (
+        Version.objects.filter(campaign=OuterRef("campaign"))
+        .order_by()
+        .values("campaign")
+        .annotate(first=Min("published_at"))
+        .values("first")
+    )
+    return list(
+        Version.objects.filter(
+            event_type_id__in=list(type_ids),
+            trigger_kind=kind,
+            status=Version.Status.PUBLISHED,
+            campaign__status=Campaign.Status.PUBLISHED,
+        )
+        .annotate(
+            first_step_id=Subquery(first_step.values("pk")),
+            live_since=Subquery(first_published),
+        )
+        .order_by("pk")
+    )
+
+
+def is_fresh(
+    version: Version, occurred_at: datetime, received_at: datetime, *, now: datetime
+) -> bool:
+    """Not older than the trigger allows, and not from before the campaign began."""
+    since: datetime = version.live_since  # type: ignore[attr-defined]
+    return (
+        occurred_at >= now - timedelta(hours=version.max_age_hours)
+        and received_at >= since
+    )
+
+
+def matching(version: Version, event_ids: Sequence[int], *, now: datetime) -> set[int]:
+    """Which of these events meet the trigger's conditions on the context."""
+    if not event_ids:
+        return set()
+    return events_matching(
+        rules.parse_where(version.where),
+        event_ids,
+        event_type_id=version.event_type_id or 0,
+        system=version.trigger_kind == Version.Trigger.SYSTEM_EVENT,
+        now=now,
+    )
+
+
+def _start_runs(version: Version, events: list[Waiting], *, now: datetime) -> None:
+    fresh = {
+        event.event_id: event
+        for event in events
+        if is_fresh(version, event.occurred_at, event.received_at, now=now)
+    }
+    found = sorted(matching(version, list(fresh), now=now))
+    started = [fresh[event_id] for event_id in found]
+    if version.entry_rule != Version.Entry.EVERY_EVENT:
+        # A statement lets a customer in once: the first event of each is the one.
+        first: dict[int, Waiting] = {}
+        for event in started:
+            first.setdefault(event.customer_id, event)
+        started = list(first.values())
+    if not started:
+        return
+    common, entered = entering(version, now=now)
+    query = sql(
+        START,
+        [event.customer_id for event in started],
+        [event.event_id for event in started],
+        version.campaign_id,
+        common,
+        entered,
+        version.campaign_id,
+        version.pk,
+        version.first_step_id,  # type: ignore[attr-defined]
+        now,
+        now,
+        now,
+    )
+    execute(query.text, query.params)

@@ -1,0 +1,243 @@
+"""Due runs, one step on, and on, until each waits or is over.
+
+All steps that a run takes at once are one transaction with the messages they queue;
+a crash leaves the run where it stood.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import structlog
+from django.db import transaction
+from django.utils import timezone
+
+from campaigns.actions import ACTIONS
+from campaigns.actions.base import Go, Outcome, Started, WaitUntil
+from campaigns.actions.send import SENT
+from campaigns.models import Campaign, Passage, Run, Step
+from events.models import Event, SystemEvent
+from messaging import queue
+from messaging.models import Message
+from smartcomm.core.db import claim, execute
+from smartcomm.core.errors import UserError
+
+logger = structlog.get_logger(__name__)
+
+MAX_ATTEMPTS = 5
+PAUSE = timedelta(minutes=1)
+#: The way of those whose message was not sent. It leads nowhere.
+NOT_SENT = "not_sent"
+
+
+@dataclass
+class _Batch:
+    """Runs in hand, and what has changed about them."""
+
+    now: datetime
+    steps: dict[int, Step] = field(default_factory=dict)
+    by_key: dict[tuple[int, str], Step] = field(default_factory=dict)
+    changed: dict[int, Run] = field(default_factory=dict)
+    passages: list[Passage] = field(default_factory=list)
+
+    def load_steps(self, runs: Iterable[Run]) -> None:
+        for step in Step.objects.filter(version__in={run.version_id for run in runs}):
+            self.steps[step.pk] = step
+            self.by_key[step.version_id, step.key] = step
+
+    def leave(self, run: Run, way: str, reason: str = "") -> bool:
+        """Take a run on by this way. Returns whether it has come to another step."""
+        step = self.steps[run.step_id]
+        self.changed[run.pk] = run
+        self.passages.append(
+            Passage(
+                customer_id=run.customer_id,
+                run=run,
+                step=step,
+                way=way,
+                reason=reason,
+                arrived_at=run.arrived_at,
+                left_at=self.now,
+            )
+        )
+        run.attempts = 0
+        if following := step.next.get(way):
+            run.step = self.by_key[run.version_id, following]
+            run.arrived_at = run.due_at = self.now
+            return True
+        run.status, run.due_at = Run.Status.FINISHED, None
+        run.finished_at, run.reason = self.now, reason
+        return False
+
+    def save(self) -> None:
+        runs = sorted(self.changed.values(), key=lambda run: run.pk)
+        execute(
+            UPDATE,
+            [
+                [run.pk for run in runs],
+                [run.customer_id for run in runs],
+                [run.step_id for run in runs],
+                [str(run.status) for run in runs],
+                [run.due_at for run in runs],
+                [run.attempts for run in runs],
+                [run.reason for run in runs],
+                [run.arrived_at for run in runs],
+                [run.finished_at for run in runs],
+            ],
+        )
+        Passage.objects.bulk_create(self.passages)
+
+
+UPDATE = """
+    UPDATE campaigns_run AS run
+       SET step_id = new.step_id, status = new.status, due_at = new.due_at,
+           attempts = new.attempts, reason = new.reason, arrived_at = new.arrived_at,
+           finished_at = new.finished_at
+      FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::text[],
+                  %s::timestamptz[], %s::smallint[], %s::text[], %s::timestamptz[],
+                  %s::timestamptz[])
+               AS new (id, customer_id, step_id, status, due_at, attempts, reason,
+                       arrived_at, finished_at)
+     WHERE run.id = new.id AND run.customer_id = new.customer_id
+"""
+
+
+def advance_runs(*, limit: int = 500, now: datetime | None = None) -> int:
+    """Take due runs as far as they go. Returns how many were due."""
+    now = now or timezone.now()
+    with transaction.atomic():
+        due = Run.objects.filter(
+            status=Run.Status.WAITING,
+            due_at__lte=now,
+            campaign__in=Campaign.objects.filter(status=Campaign.Status.PUBLISHED),
+        ).order_by("due_at", "pk")
+        runs = claim(due, limit)
+        if not runs:
+            return 0
+        batch = _Batch(now)
+        batch.load_steps(runs)
+        moving = _with_events(batch, runs)
+        while moving:
+            moving = _one_step_on(batch, moving)
+        batch.save()
+    return len(runs)
+
+
+def settle_runs(*, limit: int = 500, now: datetime | None = None) -> int:
+    """Take on the runs whose messages have been sent, or not. Returns how many.
+
+    Those it was sent to go on; for the others the run ends with the reason.
+    """
+    now = now or timezone.now()
+    with transaction.atomic():
+        settled = {message.run_id: message for message in queue.take_settled(limit)}
+        if not settled:
+            return 0
+        runs = list(
+            Run.objects.select_for_update(of=("self",))
+            .filter(
+                pk__in=settled,
+                customer_id__in={message.customer_id for message in settled.values()},
+                status=Run.Status.WAITING,
+            )
+            .order_by("pk")
+        )
+        batch = _Batch(now)
+        batch.load_steps(runs)
+        for run in runs:
+            message = settled[run.pk]
+            if batch.steps[run.step_id].key != message.step:
+                continue
+            if message.status in Message.WENT_OUT:
+                batch.leave(run, SENT)
+            else:
+                batch.leave(run, NOT_SENT, message.detail or message.reason)
+        batch.save()
+    return len(settled)
+
+
+def _one_step_on(batch: _Batch, moving: Sequence[Started]) -> list[Started]:
+    """Execute the step of each run. Returns those that have come to another one."""
+    groups: dict[int, list[Started]] = defaultdict(list)
+    for started in moving:
+        groups[started.run.step_id].append(started)
+    still = []
+    for step_id, group in groups.items():
+        outcomes = _execute(batch, batch.steps[step_id], group)
+        for started in group:
+            run, outcome = started.run, outcomes.get(started.run.pk)
+            batch.changed[run.pk] = run
+            match outcome:
+                case Go(way, reason):
+                    if batch.leave(run, way, reason):
+                        still.append(started)
+                case WaitUntil(moment):
+                    run.due_at = moment
+                case None:
+                    pass  # It failed, and _execute has said so on the run.
+                case _:
+                    run.due_at = None
+    return still
+
+
+def _execute(
+    batch: _Batch, step: Step, group: Sequence[Started]
+) -> Mapping[int, Outcome]:
+    """The outcomes of one step. A run that cannot be executed holds up no other."""
+    action = ACTIONS[step.action]
+    try:
+        with transaction.atomic():
+            return action.execute(step, group, now=batch.now)
+    except Exception as error:
+        # Whatever it is: it must not poison the queue.
+        if len(group) > 1:
+            outcomes: dict[int, Outcome] = {}
+            for started in group:
+                outcomes |= _execute(batch, step, [started])
+            return outcomes
+        logger.exception("engine.fault", run=group[0].run.pk, step=step.key)
+        _put_back(group[0].run, error, now=batch.now)
+        return {}
+
+
+def _put_back(run: Run, error: Exception, *, now: datetime) -> None:
+    run.attempts += 1
+    run.due_at = now + PAUSE * 2 ** (run.attempts - 1)
+    run.reason = (
+        error.message
+        if isinstance(error, UserError)
+        else "Internal error; see the log."
+    )
+    if run.attempts >= MAX_ATTEMPTS:
+        run.status, run.due_at, run.finished_at = Run.Status.FAILED, None, now
+
+
+def _with_events(batch: _Batch, runs: Sequence[Run]) -> list[Started]:
+    """Runs with the name, time and context of the events that started them.
+
+    A run whose event has been erased fails, and says so.
+    """
+    fields = ("pk", "type__name", "occurred_at", "context")
+    of_customers = [run for run in runs if run.event_id]
+    own = Event.objects.filter(
+        pk__in=[run.event_id for run in of_customers],
+        customer_id__in=[run.customer_id for run in of_customers],
+    )
+    system = SystemEvent.objects.filter(
+        pk__in={run.system_event_id for run in runs if run.system_event_id}
+    )
+    events = {("own", pk): rest for pk, *rest in own.values_list(*fields)}
+    events |= {("system", pk): rest for pk, *rest in system.values_list(*fields)}
+    started = []
+    for run in runs:
+        key = ("own", run.event_id) if run.event_id else ("system", run.system_event_id)
+        if key in events:
+            started.append(Started(run, *events[key]))
+        else:
+            run.status, run.due_at, run.finished_at = Run.Status.FAILED, None, batch.now
+            run.reason = "The event that started it has been erased."
+            batch.changed[run.pk] = run
+    return started

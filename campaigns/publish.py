@@ -1,0 +1,263 @@
+"""Publish, pause, resume, archive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.contrib.auth.models import AbstractBaseUser
+from django.db import transaction
+from django.db.models import Exists, OuterRef
+from django.utils import timezone
+
+from campaigns import graph
+from campaigns.actions import ACTIONS
+from campaigns.actions.filter import read_rule
+from campaigns.actions.send import Send
+from campaigns.drawing import DrawingInvalid, as_json
+from campaigns.models import Campaign, Run, Step, Version
+from customers.models import MailingCategory
+from events.models import EventField, EventType, Kind
+from messaging import contract, queue
+from messaging.models import Content
+from segments import rules
+from segments.dictionary import Dictionary
+from smartcomm.core import doorbell
+from smartcomm.core.errors import Conflict, Several, UserError
+
+TICK = "campaigns.tasks.tick"
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What was published, and what the marketer should know about it."""
+
+    version: Version
+    warnings: list[str]
+
+
+@dataclass
+class Findings:
+    """What stands in the way of publishing, and what should be known."""
+
+    errors: list[UserError] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def check(version: Version) -> Findings:
+    """Ask whether a draft is sound: its graph, its rules, its texts."""
+    findings = Findings()
+    drawing = as_json(version)
+    if not version.event_name.strip():
+        findings.errors.append(
+            DrawingInvalid("Choose the event that starts it.", field="trigger.event")
+        )
+    for problem in graph.problems(drawing, ways=_WAYS):
+        if problem.level == "error":
+            findings.errors.append(DrawingInvalid(problem.message, field=problem.step))
+        else:
+            findings.warnings.append(problem.message)
+    event_type = EventType.objects.filter(name=version.event_name).first()
+    _check_event(version, event_type, findings)
+    for step in version.steps.all():
+        _check_step(step, version, event_type, drawing, findings)
+    return findings
+
+
+def publish(campaign: Campaign, *, user: AbstractBaseUser | None = None) -> Published:
+    """Put the draft to work. Runs under way finish on the version they started on.
+
+    Raises Conflict when there is no draft, Several when it is not sound.
+    """
+    with transaction.atomic():
+        campaign = Campaign.objects.select_for_update().get(pk=campaign.pk)
+        if campaign.status == Campaign.Status.ARCHIVED:
+            raise Conflict("The campaign is archived, so it cannot be published.")
+        version = campaign.versions.filter(status=Version.Status.DRAFT).first()
+        if version is None:
+            raise Conflict("There is nothing to publish: change the campaign first.")
+        findings = check(version)
+        if findings.errors:
+            raise Several(findings.errors)
+        version.event_type, _ = EventType.objects.get_or_create(
+            name=version.event_name, defaults={"kind": _KINDS[version.trigger_kind]}
+        )
+        _freeze_texts(version)
+        campaign.versions.filter(status=Version.Status.PUBLISHED).update(
+            status=Version.Status.SUPERSEDED
+        )
+        version.status = Version.Status.PUBLISHED
+        version.published_at = timezone.now()
+        version.published_by = user  # type: ignore[assignment]
+        version.save()
+        if campaign.status != Campaign.Status.PAUSED:
+            campaign.status = Campaign.Status.PUBLISHED
+        campaign.save(update_fields=["status", "updated_at"])
+        _mark_awaited()
+    return Published(version, findings.warnings)
+
+
+def pause(campaign: Campaign) -> None:
+    """Stop new runs, steps and messages at once. Nothing is lost; see `resume`."""
+    with transaction.atomic():
+        _change(campaign, Campaign.Status.PUBLISHED, Campaign.Status.PAUSED)
+        queue.hold(campaign.pk)
+        _mark_awaited()
+
+
+def resume(campaign: Campaign) -> None:
+    """Go on where it was paused. Events in between have started nothing."""
+    with transaction.atomic():
+        _change(campaign, Campaign.Status.PAUSED, Campaign.Status.PUBLISHED)
+        queue.release(campaign.pk)
+        _mark_awaited()
+        doorbell.ring(TICK)
+
+
+def archive(campaign: Campaign) -> None:
+    """End it for good: runs under way end, messages not sent yet are not sent."""
+    with transaction.atomic():
+        campaign = Campaign.objects.select_for_update().get(pk=campaign.pk)
+        if campaign.status == Campaign.Status.ARCHIVED:
+            raise Conflict("The campaign is archived already.")
+        campaign.status = Campaign.Status.ARCHIVED
+        campaign.save(update_fields=["status", "updated_at"])
+        Run.objects.filter(campaign=campaign, status=Run.Status.WAITING).update(
+            status=Run.Status.FINISHED,
+            due_at=None,
+            finished_at=timezone.now(),
+            reason="The campaign was archived.",
+        )
+        queue.cancel(campaign.pk, reason="The campaign was archived.")
+        queue.release(campaign.pk)
+        _mark_awaited()
+
+
+_KINDS = {
+    Version.Trigger.EVENT.value: Kind.CUSTOMER,
+    Version.Trigger.SYSTEM_EVENT.value: Kind.SYSTEM,
+}
+_WAYS = {name: action.ways for name, action in ACTIONS.items()}
+
+
+def _change(campaign: Campaign, old: str, new: str) -> None:
+    changed = Campaign.objects.filter(pk=campaign.pk, status=old).update(
+        status=new, updated_at=timezone.now()
+    )
+    if not changed:
+        campaign.refresh_from_db(fields=["status"])
+        raise Conflict(
+            f"The campaign is {campaign.get_status_display().lower()}, so this cannot "
+            f"be done; it must be {Campaign.Status(old).label.lower()}."
+        )
+    campaign.status = new
+
+
+def _mark_awaited() -> None:
+    """Keep `EventType.is_awaited` true: a published campaign waits for the type."""
+    waiting = Exists(
+        Version.objects.filter(
+            event_type=OuterRef("pk"),
+            status=Version.Status.PUBLISHED,
+            campaign__status=Campaign.Status.PUBLISHED,
+        )
+    )
+    EventType.objects.filter(waiting, is_awaited=False).update(is_awaited=True)
+    EventType.objects.filter(~waiting, is_awaited=True).update(is_awaited=False)
+
+
+def _freeze_texts(version: Version) -> None:
+    categories = dict(MailingCategory.objects.values_list("code", "pk"))
+    for step in version.steps.all():
+        action = ACTIONS[step.action]
+        if isinstance(action, Send):
+            texts = {name: step.config[name] for name in action.texts}
+            step.content = Content.objects.create(
+                channel=action.channel,
+                category_id=categories.get(step.config["category"] or ""),
+                missing=step.config["missing"],
+                **texts,
+            )
+            step.save(update_fields=["content"])
+
+
+def _check_event(
+    version: Version, event_type: EventType | None, findings: Findings
+) -> None:
+    if event_type is None:
+        if version.event_name:
+            findings.warnings.append(
+                f"No event “{version.event_name}” has been seen yet. It is declared "
+                "now; check that the name is spelt as it will be sent."
+            )
+        return
+    if event_type.kind != _KINDS[version.trigger_kind]:
+        findings.errors.append(
+            DrawingInvalid(
+                f"“{event_type.name}” is a {event_type.get_kind_display().lower()}. "
+                "Choose the other trigger, or another event.",
+                field="trigger.event",
+            )
+        )
+        return
+    where = rules.parse_where(version.where)
+    _warn_of_unseen({line.field for line in where}, event_type, "The trigger", findings)
+
+
+def _check_step(
+    step: Step,
+    version: Version,
+    event_type: EventType | None,
+    drawing: dict[str, Any],
+    findings: Findings,
+) -> None:
+    action = ACTIONS[step.action]
+    if step.action == "filter_customers":
+        try:
+            rule = read_rule(step.config)
+            Dictionary.of(rule)
+        except UserError as error:
+            findings.errors.append(
+                DrawingInvalid(f"In “{step.key}”: {error.message}", field=step.key)
+            )
+        else:
+            _warn_of_unseen(
+                rules.event_values(rule),
+                event_type,
+                f"The filter “{step.key}”",
+                findings,
+            )
+    elif step.action == "refresh_filter":
+        asked = {
+            one["key"]
+            for one in drawing["steps"]
+            if one["action"] == "filter_customers"
+        }
+        if step.config["filter"] not in asked:
+            findings.errors.append(
+                DrawingInvalid(
+                    f"“{step.key}” asks the filter “{step.config['filter']}” again, and "
+                    "there is none. Choose a filter of this campaign.",
+                    field=step.key,
+                )
+            )
+    elif isinstance(action, Send):
+        texts = [step.config[name] for name in action.texts]
+        for finding in contract.check(texts, version.event_name):
+            findings.warnings.append(f"In “{step.key}”: {finding.message}")
+
+
+def _warn_of_unseen(
+    codes: set[str], event_type: EventType | None, where: str, findings: Findings
+) -> None:
+    if event_type is None or not codes:
+        return
+    seen = set(
+        EventField.objects.filter(type=event_type, code__in=codes).values_list(
+            "code", flat=True
+        )
+    )
+    for code in sorted(codes - seen):
+        findings.warnings.append(
+            f"{where} asks for “{code}”, which no “{event_type.name}” has had yet."
+        )

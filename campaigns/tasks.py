@@ -1,0 +1,59 @@
+"""Doorbells. Each looks for rows until there are none, or its time is up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from celery import shared_task
+
+from campaigns import broadcast, dispatch, engine
+from smartcomm.core import doorbell
+
+#: After so long a task gives way to others, and rings for itself again.
+SECONDS = 20
+
+TICK = "campaigns.tasks.tick"
+WALK = "campaigns.tasks.walk_broadcasts"
+
+
+@shared_task(name=TICK)
+def tick() -> None:
+    """Pending events → runs and broadcasts; due runs one step on."""
+    doorbell.answer(TICK)
+
+    def work() -> int:
+        # One after the other in every round, so that none starves.
+        broadcasts = dispatch.dispatch_system_events()
+        if broadcasts:
+            doorbell.ring(WALK)
+        return (
+            broadcasts
+            + dispatch.dispatch_events()
+            + engine.settle_runs()
+            + engine.advance_runs()
+        )
+
+    _until_done(work, again=TICK)
+
+
+@shared_task(name=WALK)
+def walk_broadcasts() -> None:
+    """Broadcasts, chunk by chunk."""
+    doorbell.answer(WALK)
+
+    def work() -> int:
+        examined = broadcast.walk_broadcasts()
+        if examined:
+            doorbell.ring(TICK)
+        return examined
+
+    _until_done(work, again=WALK)
+
+
+def _until_done(work: Callable[[], int], *, again: str) -> None:
+    end = time.monotonic() + SECONDS
+    while work():
+        if time.monotonic() > end:
+            doorbell.ring(again)
+            return
