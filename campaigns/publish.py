@@ -14,6 +14,7 @@ from campaigns import graph
 from campaigns.actions import ACTIONS
 from campaigns.actions.filter import read_rule
 from campaigns.actions.send import Send
+from campaigns.bells import TICK
 from campaigns.drawing import DrawingInvalid, as_json
 from campaigns.models import Campaign, Run, Step, Version
 from customers.models import MailingCategory
@@ -24,8 +25,6 @@ from segments import rules
 from segments.dictionary import Dictionary
 from smartcomm.core import doorbell
 from smartcomm.core.errors import Conflict, Several, UserError
-
-TICK = "campaigns.tasks.tick"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from typing import Any
 
 from django.dispatch import receiver
 
-from campaigns.tasks import TICK
+from campaigns.bells import TICK
 from events.signals import events_recorded
 from messaging.signals import messages_settled
 from smartcomm.core import doorbell

@@ -8,13 +8,11 @@ from collections.abc import Callable
 from celery import shared_task
 
 from campaigns import broadcast, dispatch, engine
+from campaigns.bells import TICK, WALK
 from smartcomm.core import doorbell
 
 #: After so long a task gives way to others, and rings for itself again.
 SECONDS = 20
-
-TICK = "campaigns.tasks.tick"
-WALK = "campaigns.tasks.walk_broadcasts"
 
 
 @shared_task(name=TICK)

@@ -1,0 +1,6 @@
+"""The names of this app's doorbells (see smartcomm.core.doorbell)."""
+
+#: Pending events → runs and broadcasts; due runs one step on.
+TICK = "campaigns.tasks.tick"
+#: Broadcasts, chunk by chunk.
+WALK = "campaigns.tasks.walk_broadcasts"
