@@ -1,0 +1,564 @@
+"""Claim messages, hand them over, record what came of it.
+
+    queued ──claim: lease──▶ queued ──check, render──▶ suppressed | failed
+                               │
+                               └──start, 20 at most──▶ sending ──▶ sent
+                                                          │        queued again, later
+                                                          │        failed
+                                                          └──▶ unknown
+
+A lease is a promise to look at a message, not a state: it ends by itself, and the
+message is anybody's again. `sending` is the state of no return. It is committed before
+anything leaves the house, and nobody claims a message that is in it. So a worker that
+dies leaves at most one group `sending`, which close_interrupted turns to `unknown`;
+everything else it held goes out later, once.
+
+Each statement below is its own transaction. No transaction is open during a hand-over.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+import structlog
+from django.db import InterfaceError, OperationalError, connection, transaction
+from django.utils import timezone
+
+from customers.models import Channel
+from messaging import channels
+from messaging.channels import Outcome, Outgoing, Result
+from messaging.eligibility import Refusal, refusal
+from messaging.language import TemplateError
+from messaging.models import Delivery, Message, Missing
+from messaging.recipients import Claimed, Recipients
+from messaging.render import Rendered, facts, render_facts
+from messaging.retry import next_attempt
+from messaging.signals import messages_settled
+from smartcomm.core.db import batches, execute, fetch_all
+
+logger = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+#: How many messages one statement claims, and how many at most a dead worker leaves
+#: behind in doubt.
+BATCH = 500
+GROUP = 20
+#: A worker looks after its batch for BATCH_SECONDS and lets go of the rest; should it
+#: be dead, others take over when the lease ends.
+BATCH_SECONDS = 30.0
+LEASE = timedelta(minutes=2)
+#: No answer for so long means that the worker is dead.
+INTERRUPTED_AFTER = timedelta(minutes=10)
+#: A provider that cannot be reached is left alone for so long, by this process.
+AWAY_SECONDS = 30.0
+#: Pauses between attempts to record an outcome while the database is away.
+RECORD_PAUSES = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 20.0)
+
+MAY_HAVE_ARRIVED = (
+    "The worker stopped between hand-over and record. It may have arrived, so it is "
+    "not sent again."
+)
+
+#: Channels whose provider cannot be reached, and until when (time.monotonic).
+_away: dict[str, float] = {}
+
+
+def send_messages(*, limit: int = BATCH, now: datetime | None = None) -> int:
+    """Take one batch of due messages as far as it goes. Returns how many were claimed.
+
+    Call it until it returns 0. Any number of workers may call it at the same time.
+    """
+    clock = _clock(now)
+    lease = uuid.uuid4()
+    batch = _claim(lease, limit, now=clock())
+    if not batch:
+        return 0
+    ended, letters = _prepare(batch, now=clock())
+    settled = _close(ended, lease)
+    settled |= _hand_over(letters, lease, clock=clock)
+    _let_go(batch, lease)
+    if settled:
+        _tell_settled()
+    return len(batch)
+
+
+def close_interrupted(*, now: datetime | None = None) -> int:
+    """Close the messages whose worker died while handing them over. Returns how many.
+
+    They may have arrived, so they are not tried again. Should the worker turn out to be
+    slow, not dead, its answer still counts.
+    """
+    moment = now or timezone.now()
+    closed = fetch_all(
+        CLOSE_INTERRUPTED,
+        {"now": moment, "before": moment - INTERRUPTED_AFTER, "why": MAY_HAVE_ARRIVED},
+    )
+    if any(run_id is not None for (run_id,) in closed):
+        _tell_settled()
+    return len(closed)
+
+
+# --- claim ------------------------------------------------------------------------
+
+# The messages of held campaigns stay where they are. FOR UPDATE looks again at a row
+# that changed while it was waiting for its lock; SKIP LOCKED never waits.
+CLAIM = """
+    WITH claimed AS MATERIALIZED (
+        SELECT id
+          FROM messaging_message AS message
+         WHERE status = 'queued'
+           AND due_at <= %(now)s
+           AND (leased_until IS NULL OR leased_until < %(now)s)
+           AND channel = ANY(%(channels)s)
+           AND NOT EXISTS (
+               SELECT FROM messaging_hold AS hold
+                WHERE hold.campaign_id = message.campaign_id
+           )
+         ORDER BY due_at, id
+         LIMIT %(limit)s
+           FOR UPDATE SKIP LOCKED
+    )
+    UPDATE messaging_message AS message
+       SET lease = %(lease)s, leased_until = %(until)s
+      FROM claimed
+     WHERE message.id = claimed.id
+    RETURNING message.id, customer_id, channel, content_id, event_id, system_event_id,
+              run_id, is_test, address, attempts, expires_at
+"""
+
+
+def _claim(lease: uuid.UUID, limit: int, *, now: datetime) -> list[Claimed]:
+    rows = fetch_all(
+        CLAIM,
+        {
+            "now": now,
+            "until": now + LEASE,
+            "lease": lease,
+            "limit": limit,
+            "channels": _reachable_channels(),
+        },
+    )
+    return sorted((Claimed(*row) for row in rows), key=lambda row: row.id)
+
+
+def _reachable_channels() -> list[str]:
+    return [
+        channel
+        for channel in Channel.values
+        if _away.get(channel, 0.0) <= time.monotonic()
+    ]
+
+
+# Held messages and those not reached in time: for whoever comes next.
+LET_GO = """
+    UPDATE messaging_message SET lease = NULL, leased_until = NULL
+     WHERE id = ANY(%s) AND lease = %s AND status = 'queued'
+"""
+
+
+def _let_go(batch: list[Claimed], lease: uuid.UUID) -> None:
+    execute(LET_GO, [[row.id for row in batch], lease])
+
+
+# --- check and render -------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A message that may be sent, as the customer will see it."""
+
+    row: Claimed
+    address: str
+    rendered: Rendered
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A message that is not sent, and why."""
+
+    row: Claimed
+    status: str
+    reason: str
+    detail: str
+    address: str = ""
+
+
+def _prepare(
+    batch: list[Claimed], *, now: datetime
+) -> tuple[list[Ended], list[Letter]]:
+    recipients = Recipients(batch)
+    ended: list[Ended] = []
+    letters: list[Letter] = []
+    for row in batch:
+        result = _judge(row, recipients, now=now)
+        if isinstance(result, Ended):
+            ended.append(result)
+        else:
+            letters.append(result)
+    return ended, letters
+
+
+def _judge(row: Claimed, recipients: Recipients, *, now: datetime) -> Letter | Ended:
+    situation = recipients.situation(row)
+    no = refusal(situation, now=now)
+    if no is not None:
+        return _suppressed(row, no, situation.address)
+    content = recipients.contents[row.content_id]
+    happening = recipients.happening(row)
+    try:
+        rendered = render_facts(
+            content,
+            facts(
+                recipients.customers[row.customer_id],
+                context=happening.context,
+                event_name=happening.name,
+                occurred_at=happening.occurred_at,
+            ),
+        )
+    except TemplateError as error:
+        where = f"In the {error.field}: " if error.field else ""
+        return Ended(
+            row, Message.Status.FAILED, "", f"{where}{error.message}", situation.address
+        )
+    except Exception as error:
+        # One strange value must not stop the queue.
+        logger.exception("message.not_rendered", message_id=row.id)
+        detail = f"It could not be rendered: {type(error).__name__}: {error}"
+        return Ended(row, Message.Status.FAILED, "", detail, situation.address)
+    if rendered.missing and content.missing != Missing.SEND:
+        names = ", ".join(rendered.missing)
+        no = Refusal(Message.Reason.MISSING_VARIABLE, f"There is no value for {names}.")
+        if content.missing == Missing.SKIP:
+            return _suppressed(row, no, situation.address)
+        return Ended(
+            row, Message.Status.FAILED, no.reason, no.detail, situation.address
+        )
+    return Letter(row, situation.address, rendered)
+
+
+def _suppressed(row: Claimed, no: Refusal, address: str) -> Ended:
+    return Ended(row, Message.Status.SUPPRESSED, no.reason, no.detail, address)
+
+
+CLOSE = """
+    UPDATE messaging_message AS message
+       SET status = ended.status, reason = ended.reason, detail = ended.detail,
+           address = ended.address, lease = NULL, leased_until = NULL
+      FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::text[], %s::text[])
+        AS ended (id, status, reason, detail, address)
+     WHERE message.id = ended.id AND message.lease = %s AND message.status = 'queued'
+    RETURNING message.run_id
+"""
+
+
+def _close(ended: list[Ended], lease: uuid.UUID) -> bool:
+    """Record the messages that are not sent. Tells whether a run waits for one."""
+    if not ended:
+        return False
+    closed = fetch_all(
+        CLOSE,
+        [
+            [one.row.id for one in ended],
+            [str(one.status) for one in ended],
+            [str(one.reason) for one in ended],
+            [_storable(one.detail) for one in ended],
+            [one.address for one in ended],
+            lease,
+        ],
+    )
+    return any(run_id is not None for (run_id,) in closed)
+
+
+# --- hand over --------------------------------------------------------------------
+
+
+def _hand_over(
+    letters: list[Letter], lease: uuid.UUID, *, clock: Callable[[], datetime]
+) -> bool:
+    """Hand over in small groups. Tells whether a run waits for one of them."""
+    by_channel: dict[str, list[Letter]] = defaultdict(list)
+    for letter in letters:
+        by_channel[letter.row.channel].append(letter)
+    stop_at = time.monotonic() + BATCH_SECONDS
+    settled = False
+    for channel, group in (
+        (channel, group)
+        for channel, all_of_it in by_channel.items()
+        for group in batches(all_of_it, GROUP)
+    ):
+        if time.monotonic() > stop_at:
+            break
+        if channel in _reachable_channels():
+            settled |= _hand_over_group(channel, group, lease, clock=clock)
+    return settled
+
+
+def _hand_over_group(
+    channel: str,
+    group: list[Letter],
+    lease: uuid.UUID,
+    *,
+    clock: Callable[[], datetime],
+) -> bool:
+    # Made before the messages are marked: what cannot even be made has sent nothing.
+    provider_class = channels.provider_class(channel)
+    provider = provider_class()
+    started = _start(group, lease, provider_class.name, now=clock())
+    if not started:
+        return False
+    by_id = {letter.row.id: letter for letter in group}
+    outgoing = [_outgoing(by_id[one.message_id], one.attempt) for one in started]
+    outcomes = provider.hand_over(outgoing)
+    if any(outcome.result is Result.AWAY for outcome in outcomes):
+        _away[channel] = time.monotonic() + AWAY_SECONDS
+        logger.warning("provider.away", channel=channel, error=outcomes[-1].error)
+    records = [
+        _record_of(one, by_id[one.message_id].row, outcome, now=clock())
+        for one, outcome in zip(started, outcomes, strict=True)
+    ]
+    return _insist(lambda: _record(records, now=clock()))
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    message_id: int
+    delivery_id: int
+    attempt: int
+
+
+# Whoever marks a message `sending` sends it: nobody else, and never again. One
+# statement, so that message and delivery cannot part ways.
+START = """
+    WITH started AS (
+        UPDATE messaging_message AS message
+           SET status = 'sending', sending_since = %(now)s, attempts = attempts + 1,
+               detail = '', provider = %(provider)s, address = letter.address,
+               subject = letter.subject, body = letter.body, html = letter.html,
+               link = letter.link, image = letter.image
+          FROM unnest(
+                   %(ids)s::bigint[], %(addresses)s::text[], %(subjects)s::text[],
+                   %(bodies)s::text[], %(htmls)s::text[], %(links)s::text[],
+                   %(images)s::text[]
+               ) AS letter (id, address, subject, body, html, link, image)
+         WHERE message.id = letter.id
+           AND message.status = 'queued'
+           AND message.lease = %(lease)s
+           AND NOT EXISTS (
+               SELECT FROM messaging_hold AS hold
+                WHERE hold.campaign_id = message.campaign_id
+           )
+        RETURNING message.id, message.customer_id, message.attempts
+    )
+    INSERT INTO messaging_delivery
+        (customer_id, message_id, attempt, provider, outcome, provider_id, error,
+         started_at)
+    SELECT customer_id, id, attempts, %(provider)s, 'started', '', '', %(now)s
+      FROM started
+    RETURNING message_id, id, attempt
+"""
+
+
+def _start(
+    group: list[Letter], lease: uuid.UUID, provider: str, *, now: datetime
+) -> list[Started]:
+    rows = fetch_all(
+        START,
+        {
+            "now": now,
+            "lease": lease,
+            "provider": provider,
+            "ids": [letter.row.id for letter in group],
+            "addresses": [letter.address for letter in group],
+            "subjects": [_storable(letter.rendered.subject) for letter in group],
+            "bodies": [_storable(letter.rendered.body) for letter in group],
+            "htmls": [_storable(letter.rendered.html) for letter in group],
+            "links": [_storable(letter.rendered.link) for letter in group],
+            "images": [_storable(letter.rendered.image) for letter in group],
+        },
+    )
+    return [Started(*row) for row in rows]
+
+
+def _outgoing(letter: Letter, attempt: int) -> Outgoing:
+    rendered = letter.rendered
+    return Outgoing(
+        id=letter.row.id,
+        attempt=attempt,
+        channel=letter.row.channel,
+        address=letter.address,
+        subject=rendered.subject,
+        body=rendered.body,
+        html=rendered.html,
+        link=rendered.link,
+        image=rendered.image,
+    )
+
+
+# --- record -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What becomes of a message and its delivery."""
+
+    message_id: int
+    delivery_id: int
+    status: str
+    outcome: str
+    provider_id: str
+    detail: str
+    due_at: datetime | None
+
+
+def _record_of(
+    started: Started, row: Claimed, outcome: Outcome, *, now: datetime
+) -> Record:
+    status, delivery = Message.Status.FAILED, Delivery.Outcome.FAILED
+    due_at: datetime | None = None
+    match outcome.result:
+        case Result.ACCEPTED:
+            status, delivery = Message.Status.SENT, Delivery.Outcome.ACCEPTED
+        case Result.IN_DOUBT:
+            status, delivery = Message.Status.UNKNOWN, Delivery.Outcome.UNKNOWN
+        case Result.REFUSED | Result.LATER | Result.AWAY:
+            due_at = next_attempt(
+                started.attempt,
+                permanent=outcome.result is Result.REFUSED,
+                now=now,
+                expires_at=row.expires_at,
+            )
+            if due_at is not None:
+                status, delivery = Message.Status.QUEUED, Delivery.Outcome.RETRY
+    return Record(
+        message_id=started.message_id,
+        delivery_id=started.delivery_id,
+        status=status,
+        outcome=delivery,
+        provider_id=outcome.provider_id,
+        detail=_storable(outcome.error),
+        due_at=due_at,
+    )
+
+
+# The delivery says which attempt is meant, and is recorded once. An answer that comes
+# after close_interrupted still counts, but a message that was called unknown is not
+# tried again: its run has been told how it ended.
+RECORD = """
+    WITH record AS (
+        SELECT *
+          FROM unnest(%(messages)s::bigint[], %(deliveries)s::bigint[],
+                      %(statuses)s::text[], %(outcomes)s::text[],
+                      %(provider_ids)s::text[], %(details)s::text[],
+                      %(due_at)s::timestamptz[])
+            AS record (message_id, delivery_id, status, outcome, provider_id, detail,
+                       due_at)
+    ), recorded AS (
+        UPDATE messaging_delivery AS delivery
+           SET outcome = record.outcome, provider_id = record.provider_id,
+               error = record.detail, finished_at = %(now)s
+          FROM record
+         WHERE delivery.id = record.delivery_id
+           AND delivery.outcome IN ('started', 'unknown')
+        RETURNING record.*
+    )
+    UPDATE messaging_message AS message
+       SET status = CASE
+               WHEN message.status = 'unknown' AND recorded.status = 'queued'
+               THEN 'failed' ELSE recorded.status END,
+           detail = recorded.detail,
+           provider_id = recorded.provider_id,
+           due_at = coalesce(recorded.due_at, message.due_at),
+           sent_at = CASE WHEN recorded.status = 'sent' THEN %(now)s END,
+           lease = NULL, leased_until = NULL
+      FROM recorded
+     WHERE message.id = recorded.message_id
+       AND message.status IN ('sending', 'unknown')
+    RETURNING message.run_id, message.status
+"""
+
+
+def _record(records: Sequence[Record], *, now: datetime) -> bool:
+    """Record the outcomes of a group. Tells whether a run waits for one of them."""
+    rows = fetch_all(
+        RECORD,
+        {
+            "now": now,
+            "messages": [record.message_id for record in records],
+            "deliveries": [record.delivery_id for record in records],
+            "statuses": [str(record.status) for record in records],
+            "outcomes": [str(record.outcome) for record in records],
+            "provider_ids": [record.provider_id for record in records],
+            "details": [record.detail for record in records],
+            "due_at": [record.due_at for record in records],
+        },
+    )
+    return any(run_id is not None and status != "queued" for run_id, status in rows)
+
+
+def _insist(operation: Callable[[], T]) -> T:
+    """Do it, on a new connection if need be, for as long as the database may be away.
+
+    Safe to repeat: an outcome is recorded once. If it cannot be recorded at all, the
+    messages stay `sending` and end as unknown; they are never sent again.
+    """
+    for pause in RECORD_PAUSES:
+        try:
+            return operation()
+        except (OperationalError, InterfaceError):
+            if connection.in_atomic_block:
+                raise
+            logger.warning("record.database_away", pause=pause)
+            connection.close()
+            time.sleep(pause)
+    return operation()
+
+
+CLOSE_INTERRUPTED = """
+    WITH interrupted AS MATERIALIZED (
+        SELECT id FROM messaging_message
+         WHERE status = 'sending' AND sending_since < %(before)s
+         ORDER BY sending_since
+         LIMIT 10000
+           FOR UPDATE SKIP LOCKED
+    ), closed AS (
+        UPDATE messaging_delivery AS delivery
+           SET outcome = 'unknown', error = %(why)s, finished_at = %(now)s
+          FROM interrupted
+         WHERE delivery.message_id = interrupted.id AND delivery.outcome = 'started'
+    )
+    UPDATE messaging_message AS message
+       SET status = 'unknown', detail = %(why)s, lease = NULL, leased_until = NULL
+      FROM interrupted
+     WHERE message.id = interrupted.id
+    RETURNING message.run_id
+"""
+
+
+def _tell_settled() -> None:
+    transaction.on_commit(lambda: _signal_settled(), robust=True)
+
+
+def _signal_settled() -> None:
+    for receiver, response in messages_settled.send_robust(sender=None):
+        if isinstance(response, Exception):
+            logger.error("messages_settled.receiver", receiver=str(receiver))
+
+
+def _storable(text: str) -> str:
+    """PostgreSQL has no NUL in texts."""
+    return text.replace("\x00", "") if "\x00" in text else text
+
+
+def _clock(now: datetime | None) -> Callable[[], datetime]:
+    return timezone.now if now is None else lambda: now
+
+
+def forget_away() -> None:
+    """Try every provider again at once. For tests, and after settings changed."""
+    _away.clear()
