@@ -33,7 +33,9 @@ REMEMBER = """
 """
 
 
-def remember_devices(devices: Mapping[int, Mapping[str, str]], *, now: datetime) -> None:
+def remember_devices(
+    devices: Mapping[int, Mapping[str, str]], *, now: datetime
+) -> None:
     """Keep the devices (token → platform) of customers (by primary key).
 
     Two statements. Other devices of theirs stay; the same token is taken from

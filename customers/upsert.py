@@ -93,7 +93,9 @@ class Upserted:
         return sum(result.status == status for result in self.results)
 
 
-def upsert_customers(items: Sequence[object], *, origin: str, now: datetime) -> Upserted:
+def upsert_customers(
+    items: Sequence[object], *, origin: str, now: datetime
+) -> Upserted:
     """Create or update each customer; change only what an item names.
 
     Items are decoded JSON as in the API. One that is wrong is rejected and spoils
@@ -154,7 +156,7 @@ def _id_of(item: object) -> str | None:
 def _with_right_attributes(
     told: list[tuple[Result, Change]],
 ) -> list[tuple[Result, Change]]:
-    """Those whose attributes are of the right types. What is new is learnt from them."""
+    """Those whose attributes are of the right types; what is new is learnt."""
     if not any(change.attributes for _, change in told):
         return told
     known = attributes.known_types()

@@ -13,7 +13,7 @@ from django.db.models import Q
 from events.models import ApiKey, Scope, Source
 from smartcomm.core.errors import Invalid, UserError
 
-#: So that a key is recognised as one of ours where it should not be: in a log, in a commit.
+#: So that a key is recognised as one of ours where it should not be, as in a log.
 MARK = "sck_"
 SHOWN = 12
 
@@ -57,7 +57,7 @@ def create_key(
 
 
 def revoke_key(key: ApiKey, *, now: datetime) -> None:
-    """Refuse the key from now on. It stays listed, so that its uses can be explained."""
+    """Refuse the key from now on. It stays listed: its uses can be explained."""
     if key.revoked_at is None:
         key.revoked_at = now
         key.save(update_fields=["revoked_at"])

@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import environ
+from django.templatetags.static import static
 from django.urls import reverse_lazy
 
 from smartcomm import embedded
@@ -148,6 +149,10 @@ if EMAIL_URL:
     vars().update(env.email_url_config(EMAIL_URL))
 EMAIL_TIMEOUT = 20
 DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default="news@example.com")
+# The way out of each channel; those not named go to the local outbox.
+MESSAGE_PROVIDERS = (
+    {"email": "messaging.channels.email.DjangoEmail"} if EMAIL_URL else {}
+)
 
 # Celery carries wake-ups only, so nothing of it is kept or repeated.
 CELERY_BROKER_URL = embedded.broker_url()
@@ -185,12 +190,12 @@ CELERY_BEAT_SCHEDULE = {
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["events.authentication.ApiKeyAuthentication"],
-    "DEFAULT_PERMISSION_CLASSES": ["smartcomm.core.api.HasScope"],
+    "DEFAULT_PERMISSION_CLASSES": ["smartcomm.core.scopes.HasScope"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["smartcomm.core.api.MsgspecParser"],
+    "DEFAULT_PARSER_CLASSES": ["smartcomm.core.bodies.MsgspecParser"],
     "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
-    "EXCEPTION_HANDLER": "smartcomm.core.api.problem_details",
+    "EXCEPTION_HANDLER": "smartcomm.core.problems.problem_details",
     "UNAUTHENTICATED_USER": None,
 }
 SPECTACULAR_SETTINGS = {
@@ -204,6 +209,7 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "SCHEMA_PATH_PREFIX": "/api/v1",
     "OAS_VERSION": "3.1.0",
+    "POSTPROCESSING_HOOKS": [],
 }
 # How many requests a source may make in a second; 0 for no limit.
 API_REQUESTS_PER_SECOND = env.int("API_REQUESTS_PER_SECOND", default=1_000)
@@ -215,6 +221,8 @@ UNFOLD = {
     "SHOW_HISTORY": True,
     "SHOW_VIEW_ON_SITE": False,
     "DASHBOARD_CALLBACK": "smartcomm.site.dashboard.dashboard",
+    "STYLES": [lambda request: static("site/site.css")],
+    "SCRIPTS": [lambda request: static("site/site.js")],
     "SIDEBAR": {
         "show_search": True,
         "show_all_applications": False,

@@ -1,9 +1,66 @@
 from django.contrib import admin
-from django.urls import path
+from django.urls import URLPattern, URLResolver, include, path, register_converter
+from django.urls.converters import StringConverter
+from django.views.generic import RedirectView
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
+from campaigns import api as campaigns
+from customers import api as customers
+from events import api as events
+from messaging import api as messaging
+from segments import api as segments
+from smartcomm.core.problems import no_such_address
 from smartcomm.site.health import healthz
 
+
+class ExternalId(StringConverter):
+    """An ID may hold slashes, but a slash at its end is only a slip in an address."""
+
+    regex = r"[^/](?:.*[^/])?"
+
+
+register_converter(ExternalId, "external_id")
+
+api: list[URLPattern | URLResolver] = [
+    path("events", events.RecordEvents.as_view()),
+    path("system-events", events.RecordSystemEvents.as_view()),
+    path("event-types", events.EventTypes.as_view()),
+    path("customers", customers.Customers.as_view()),
+    path("customers/<external_id:external_id>/events", events.History.as_view()),
+    path(
+        "customers/<external_id:external_id>/messages",
+        messaging.CustomerMessages.as_view(),
+    ),
+    path("customers/<external_id:external_id>", customers.OneCustomer.as_view()),
+    path("segments", segments.Segments.as_view()),
+    path("segments/preview", segments.Preview.as_view()),
+    path("segments/<int:pk>", segments.OneSegment.as_view()),
+    path("segments/<int:pk>/customers", segments.SegmentCustomers.as_view()),
+    path("campaigns", campaigns.Campaigns.as_view()),
+    path("campaigns/<int:pk>", campaigns.OneCampaign.as_view()),
+    path("campaigns/<int:pk>/publish", campaigns.PublishCampaign.as_view()),
+    path("campaigns/<int:pk>/pause", campaigns.PauseCampaign.as_view()),
+    path("campaigns/<int:pk>/resume", campaigns.ResumeCampaign.as_view()),
+    path("campaigns/<int:pk>/archive", campaigns.ArchiveCampaign.as_view()),
+    path("campaigns/<int:pk>/report", campaigns.CampaignReport.as_view()),
+    path("messages", messaging.Messages.as_view()),
+    path("messages/<int:pk>", messaging.OneMessage.as_view()),
+    # Documentation, open to all: it holds nothing but the product's own words.
+    path("schema", SpectacularAPIView.as_view(), name="api-schema"),
+    path(
+        "docs",
+        SpectacularSwaggerView.as_view(url_name="api-schema"),
+        name="api-docs",
+    ),
+]
+
 urlpatterns = [
+    path("", RedirectView.as_view(pattern_name="admin:index")),
     path("healthz", healthz),
     path("admin/", admin.site.urls),
+    path("api/v1/", include(api)),
+    path("api/<path:path>", no_such_address),
 ]
+
+handler404 = "smartcomm.core.problems.page_not_found"
+handler500 = "smartcomm.core.problems.server_error"

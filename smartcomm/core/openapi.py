@@ -14,10 +14,12 @@ from drf_spectacular.utils import (
     OpenApiExample,
     OpenApiParameter,
     OpenApiResponse,
+    PolymorphicProxySerializer,
     extend_schema,
 )
 
-from smartcomm.core.api import MAX_PAGE_SIZE, PAGE_SIZE, Problem
+from smartcomm.core.api import MAX_PAGE_SIZE, PAGE_SIZE
+from smartcomm.core.problems import Problem
 
 REF = "#/components/schemas/{name}"
 
@@ -60,6 +62,9 @@ class StructSchema(OpenApiSerializerExtension):
     def get_name(self, auto_schema: AutoSchema, direction: Direction) -> str:
         return str(self.target.__name__)
 
+    def get_identity(self, auto_schema: AutoSchema, direction: Direction) -> str:
+        return self.get_name(auto_schema, direction)
+
     def map_serializer(
         self, auto_schema: AutoSchema, direction: Direction
     ) -> dict[str, Any]:
@@ -93,7 +98,7 @@ def operation(
 ) -> Callable[[Any], Any]:
     """Describe one call: what it takes, what it answers, and how it refuses.
 
-    `answers` maps statuses to structs, or to None for an answer without a body;
+    `body` is a struct, or a tuple of those it may be. `answers` maps statuses to structs, or to None for an answer without a body;
     `example` is the body of the first of them.
     """
     first = next(iter(answers))
@@ -120,10 +125,21 @@ def operation(
         tags=[tag],
         summary=summary,
         description=description,
-        request={"application/json": body} if body else None,
+        request={"application/json": _body(body)} if body else None,
         responses=responses,
         examples=examples,
         parameters=list(parameters),
+    )
+
+
+def _body(body: Any) -> Any:
+    """A struct, or one of several."""
+    if not isinstance(body, tuple):
+        return body
+    return PolymorphicProxySerializer(
+        component_name="Or".join(shape.__name__ for shape in body),
+        serializers=list(body),
+        resource_type_field_name=None,
     )
 
 

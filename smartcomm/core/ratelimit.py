@@ -1,4 +1,4 @@
-"""How many requests a source may make. What is over the limit is refused, never dropped.
+"""How many requests a source may make: what is over is refused, never dropped.
 
 One counter a source and second, in Valkey: one round trip a request, the same for
 all web processes. While Valkey is away everyone is let through, and it is not asked

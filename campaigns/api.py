@@ -1,0 +1,432 @@
+"""Campaigns through the API: drawings as JSON, and what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+from django.db import IntegrityError, transaction
+from django.db.models import Prefetch, QuerySet
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from campaigns.drawing import as_json, save_draft
+from campaigns.models import Campaign, Version
+from campaigns.publish import archive, pause, publish, resume
+from campaigns.report import report
+from events.models import Scope
+from smartcomm.core.api import LIST_PARAMETERS, ApiView, created, page
+from smartcomm.core.bodies import read_object
+from smartcomm.core.errors import Conflict, Invalid, NotFound
+from smartcomm.core.openapi import LIST, operation
+
+Meta = msgspec.Meta
+
+#: What an answer shows beside what may be told. Sent back to us, it says nothing.
+READ_ONLY = frozenset(
+    {"id", "status", "version", "published_version", "created_at", "updated_at"}
+)
+
+
+class TriggerShape(msgspec.Struct, omit_defaults=True):
+    """What starts a run."""
+
+    kind: Annotated[str, Meta(extra_json_schema={"enum": Version.Trigger.values})]
+    event: Annotated[str, Meta(description="The name of the event.")]
+    where: Annotated[
+        list[dict[str, Any]], Meta(description="Conditions on the event's context.")
+    ] = []
+    max_age_hours: Annotated[int, Meta(description="Older events start nothing.")] = 72
+
+
+class EntryShape(msgspec.Struct, omit_defaults=True):
+    """How often a customer may enter."""
+
+    rule: Annotated[str, Meta(extra_json_schema={"enum": Version.Entry.values})]
+    days: Annotated[
+        int | msgspec.UnsetType, Meta(description="Only with the rule interval.")
+    ] = msgspec.UNSET
+
+
+class StepShape(msgspec.Struct, omit_defaults=True):
+    """A box of the drawing."""
+
+    key: str
+    action: str
+    config: dict[str, Any] = {}
+    next: Annotated[
+        dict[str, str | None],
+        Meta(description="Way out → key of the next step, or null: the run ends."),
+    ] = {}
+
+
+class CampaignIn(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A campaign as it is drawn."""
+
+    name: Annotated[str, Meta(max_length=150)]
+    description: str = ""
+    trigger: TriggerShape
+    entry: EntryShape | msgspec.UnsetType = msgspec.UNSET
+    start: Annotated[str, Meta(description="The key of the first step.")] = ""
+    steps: list[StepShape] = []
+
+
+class CampaignSummary(msgspec.Struct, kw_only=True):
+    """A campaign without its drawing."""
+
+    id: int
+    name: str
+    description: str
+    status: Annotated[str, Meta(extra_json_schema={"enum": Campaign.Status.values})]
+    version: Annotated[
+        int | None, Meta(description="The version shown: the draft, if there is one.")
+    ]
+    published_version: Annotated[int | None, Meta(description="The version at work.")]
+    created_at: datetime
+    updated_at: datetime
+
+
+class CampaignOut(CampaignSummary, kw_only=True):
+    """A campaign and its drawing: the draft, if there is one."""
+
+    trigger: TriggerShape
+    entry: EntryShape
+    start: str
+    steps: list[StepShape]
+
+
+class PublishedOut(CampaignOut, kw_only=True):
+    """A campaign that was just published."""
+
+    warnings: Annotated[
+        list[str], Meta(description="What should be known, though it hinders nothing.")
+    ]
+
+
+class CampaignsPage(msgspec.Struct):
+    results: list[CampaignSummary]
+    next: str | None
+
+
+class StepReport(msgspec.Struct, rename={"in_": "in"}):
+    """How many runs came to a step, and which way they left."""
+
+    key: str
+    in_: int
+    out: dict[str, int]
+
+
+class MessagesReport(msgspec.Struct):
+    """queued = sent + failed + suppressed + pending + unknown."""
+
+    queued: int
+    sent: int
+    failed: int
+    suppressed: Annotated[dict[str, int], Meta(description="By reason.")]
+    pending: int
+    unknown: int
+
+
+class VersionReport(msgspec.Struct):
+    """entered = finished + waiting + failed."""
+
+    version: int
+    entered: int
+    finished: int
+    waiting: int
+    failed: int
+    steps: list[StepReport]
+    messages: MessagesReport
+
+
+class ReportOut(msgspec.Struct):
+    """The numbers of a campaign; they always add up."""
+
+    campaign: int
+    versions: list[VersionReport]
+
+
+DRAWING = {
+    "name": "Back in stock",
+    "trigger": {"kind": "system_event", "event": "Product in stock"},
+    "entry": {"rule": "every_event"},
+    "start": "viewers",
+    "steps": [
+        {
+            "key": "viewers",
+            "action": "filter_customers",
+            "config": {
+                "rule": {
+                    "event": "Product viewed",
+                    "period": {"last": 90, "unit": "days"},
+                    "where": [
+                        {"field": "product_id", "op": "=", "value": "$product_id"}
+                    ],
+                }
+            },
+            "next": {"positive": "mail", "negative": None},
+        },
+        {
+            "key": "mail",
+            "action": "send_email",
+            "config": {
+                "subject": "{{ client.eventContext.name }} is back",
+                "text": "Dear {{ client.firstName }}, it is back.",
+                "html": "<p>It is back.</p>",
+                "missing": "skip",
+            },
+            "next": {"sent": None},
+        },
+    ],
+}
+SUMMARY = {
+    "id": 3,
+    "name": "Back in stock",
+    "description": "",
+    "status": "published",
+    "version": 1,
+    "published_version": 1,
+    "created_at": "2026-11-19T12:00:00Z",
+    "updated_at": "2026-11-20T07:15:00Z",
+}
+CAMPAIGN = {**SUMMARY, **DRAWING}
+
+
+class Campaigns(ApiView):
+    scopes = {"GET": Scope.READ, "POST": Scope.MANAGE}
+    parameters = LIST_PARAMETERS
+
+    @operation(
+        name="listCampaigns",
+        tag="Campaigns",
+        summary="List campaigns",
+        description="All campaigns, the newest first, without their drawings.",
+        parameters=LIST,
+        answers={200: CampaignsPage},
+        example={"results": [SUMMARY], "next": None},
+        problems=(400,),
+    )
+    def get(self, request: Request) -> Response:
+        return Response(page(request, _campaigns(), summary_out, newest_first=True))
+
+    @operation(
+        name="createCampaign",
+        tag="Campaigns",
+        summary="Create a campaign",
+        description="Makes a draft. It is read strictly, and everything that is not "
+        "understood is told at once, each with its place. Nothing starts until it is "
+        "published.",
+        body=CampaignIn,
+        body_example=DRAWING,
+        answers={201: CampaignOut},
+        example={**CAMPAIGN, "status": "draft", "published_version": None},
+        problems=(409,),
+    )
+    def post(self, request: Request) -> Response:
+        campaign = _save(Campaign(), read_object(request))
+        return created(
+            campaign_out(campaign), at=f"{request.build_absolute_uri()}/{campaign.pk}"
+        )
+
+
+class OneCampaign(ApiView):
+    scopes = {"GET": Scope.READ, "PUT": Scope.MANAGE}
+
+    @operation(
+        name="readCampaign",
+        tag="Campaigns",
+        summary="Read a campaign",
+        description="The campaign and its drawing: the draft if there is one, else "
+        "what is at work.",
+        answers={200: CampaignOut},
+        example=CAMPAIGN,
+        problems=(404,),
+    )
+    def get(self, request: Request, pk: int) -> Response:
+        return Response(campaign_out(find_campaign(pk)))
+
+    @operation(
+        name="replaceCampaign",
+        tag="Campaigns",
+        summary="Redraw a campaign",
+        description="The body becomes the draft. What is published stays at work until "
+        "the draft is published, and runs finish on the version they started on.",
+        body=CampaignIn,
+        body_example=DRAWING,
+        answers={200: CampaignOut},
+        example={**CAMPAIGN, "version": 2},
+        problems=(404, 409),
+    )
+    def put(self, request: Request, pk: int) -> Response:
+        campaign = _save(find_campaign(pk), read_object(request))
+        return Response(campaign_out(campaign))
+
+
+class PublishCampaign(ApiView):
+    scopes = {"POST": Scope.MANAGE}
+
+    @operation(
+        name="publishCampaign",
+        tag="Campaigns",
+        summary="Publish a campaign",
+        description="Puts the draft to work. Refused with everything that is wrong "
+        "with it; what should only be known comes as warnings.",
+        answers={200: PublishedOut},
+        example={**CAMPAIGN, "warnings": []},
+        problems=(404, 409, 422),
+    )
+    def post(self, request: Request, pk: int) -> Response:
+        published = publish(find_campaign(pk))
+        shown = msgspec.structs.asdict(campaign_out(find_campaign(pk)))
+        return Response(PublishedOut(**shown, warnings=published.warnings))
+
+
+class _Change(ApiView):
+    scopes = {"POST": Scope.MANAGE}
+
+    def change(self, pk: int, deed: Callable[[Campaign], None]) -> Response:
+        deed(find_campaign(pk))
+        return Response(campaign_out(find_campaign(pk)))
+
+
+class PauseCampaign(_Change):
+    @operation(
+        name="pauseCampaign",
+        tag="Campaigns",
+        summary="Pause a campaign",
+        description="Stops new runs, steps and messages at once. Nothing is lost.",
+        answers={200: CampaignOut},
+        example={**CAMPAIGN, "status": "paused"},
+        problems=(404, 409),
+    )
+    def post(self, request: Request, pk: int) -> Response:
+        return self.change(pk, pause)
+
+
+class ResumeCampaign(_Change):
+    @operation(
+        name="resumeCampaign",
+        tag="Campaigns",
+        summary="Resume a campaign",
+        description="Goes on where it was paused. Events in between started nothing.",
+        answers={200: CampaignOut},
+        example=CAMPAIGN,
+        problems=(404, 409),
+    )
+    def post(self, request: Request, pk: int) -> Response:
+        return self.change(pk, resume)
+
+
+class ArchiveCampaign(_Change):
+    @operation(
+        name="archiveCampaign",
+        tag="Campaigns",
+        summary="Archive a campaign",
+        description="Ends it for good: runs under way end, and messages that were not "
+        "sent yet are not sent.",
+        answers={200: CampaignOut},
+        example={**CAMPAIGN, "status": "archived"},
+        problems=(404, 409),
+    )
+    def post(self, request: Request, pk: int) -> Response:
+        return self.change(pk, archive)
+
+
+class CampaignReport(ApiView):
+    scopes = {"GET": Scope.READ}
+
+    @operation(
+        name="readCampaignReport",
+        tag="Campaigns",
+        summary="Read a campaign's report",
+        description="For every version: how many runs entered and where they are, for "
+        "every step who came in and which way they left, and what became of the "
+        "messages. entered = finished + waiting + failed; queued = sent + failed + "
+        "suppressed + pending + unknown.",
+        answers={200: ReportOut},
+        problems=(404,),
+    )
+    def get(self, request: Request, pk: int) -> Response:
+        return Response(report(find_campaign(pk)))
+
+
+def find_campaign(pk: int) -> Campaign:
+    campaign = _campaigns().filter(pk=pk).first()
+    if campaign is None:
+        raise NotFound(f"There is no campaign {pk}.")
+    return campaign
+
+
+def _campaigns() -> QuerySet[Campaign]:
+    current = Version.objects.exclude(status=Version.Status.SUPERSEDED)
+    return Campaign.objects.prefetch_related(Prefetch("versions", queryset=current))
+
+
+def _shown(campaign: Campaign) -> Version | None:
+    """The draft, or the version at work."""
+    return next(iter(campaign.versions.all()), None)
+
+
+def summary_out(campaign: Campaign) -> CampaignSummary:
+    return CampaignSummary(**_summary(campaign))
+
+
+def campaign_out(campaign: Campaign) -> CampaignOut:
+    version = _shown(campaign) or Version(trigger_kind=Version.Trigger.EVENT)
+    drawing = as_json(version) if version.pk else _NOTHING
+    return CampaignOut(**_summary(campaign), **drawing)
+
+
+_NOTHING: dict[str, Any] = {
+    "trigger": {"kind": "event", "event": ""},
+    "entry": {"rule": "every_event"},
+    "start": "",
+    "steps": [],
+}
+
+
+def _summary(campaign: Campaign) -> dict[str, Any]:
+    shown = _shown(campaign)
+    at_work = [v for v in campaign.versions.all() if v.status == v.Status.PUBLISHED]
+    return {
+        "id": campaign.pk,
+        "name": campaign.name,
+        "description": campaign.description,
+        "status": campaign.status,
+        "version": shown.number if shown else None,
+        "published_version": at_work[0].number if at_work else None,
+        "created_at": campaign.created_at,
+        "updated_at": campaign.updated_at,
+    }
+
+
+def _save(campaign: Campaign, body: dict[str, Any]) -> Campaign:
+    drawing = {key: value for key, value in body.items() if key not in READ_ONLY}
+    campaign.name = _text(drawing.pop("name", campaign.name), "name", most=150)
+    if not campaign.name:
+        raise Invalid("Give the campaign a name.", field="name")
+    campaign.description = _text(
+        drawing.pop("description", campaign.description), "description", most=10_000
+    )
+    try:
+        with transaction.atomic():
+            if campaign.pk:
+                campaign.save(update_fields=["name", "description", "updated_at"])
+            else:
+                campaign.save()
+            save_draft(campaign, drawing)
+    except IntegrityError as error:
+        raise Conflict(
+            f"There is a campaign “{campaign.name}” already. Choose another name.",
+            field="name",
+            code="name_taken",
+        ) from error
+    return find_campaign(campaign.pk)
+
+
+def _text(value: object, name: str, *, most: int) -> str:
+    if not isinstance(value, str) or len(value) > most or "\x00" in value:
+        raise Invalid(f"“{name}” is a text of up to {most} characters.", field=name)
+    return value.strip()

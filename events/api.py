@@ -1,0 +1,393 @@
+"""The API's door for events, and the registry of what can happen."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+from drf_spectacular.utils import OpenApiParameter
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from customers.api import find_customer
+from events.history import Item, timeline
+from events.ingest import Recorded, record_events
+from events.models import EventType, Kind, Scope
+from smartcomm.core.api import (
+    LIST_PARAMETERS,
+    ApiView,
+    BadParameter,
+    next_page,
+    page,
+    page_size,
+    read_text,
+    read_time,
+)
+from smartcomm.core.bodies import read_items
+from smartcomm.core.errors import Invalid
+from smartcomm.core.openapi import LIST, operation
+
+Meta = msgspec.Meta
+
+
+class CustomerByContact(msgspec.Struct, omit_defaults=True):
+    """A customer, named by exactly one of these."""
+
+    external_id: str | msgspec.UnsetType = msgspec.UNSET
+    email: str | msgspec.UnsetType = msgspec.UNSET
+    phone: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class SystemEventIn(msgspec.Struct, omit_defaults=True):
+    """Something that happened for everyone."""
+
+    name: Annotated[str, Meta(max_length=128, description="What happened.")]
+    id: Annotated[
+        str | msgspec.UnsetType,
+        Meta(
+            description="Chosen by you; counts once, for ever. Without it one is made, "
+            "and sending the event again doubles it."
+        ),
+    ] = msgspec.UNSET
+    occurred_at: Annotated[
+        str | msgspec.UnsetType,
+        Meta(
+            description="RFC 3339 with an offset; the time of receipt unless told. "
+            "Not more than 5 minutes in the future.",
+            extra_json_schema={"format": "date-time"},
+        ),
+    ] = msgspec.UNSET
+    context: Annotated[
+        dict[str, Any],
+        Meta(
+            description="The variables of the event by field code: letters, digits "
+            "and underscores. At most 100 fields and 32 KiB."
+        ),
+    ] = {}
+    backfill: Annotated[
+        bool, Meta(description="Store and count it, but trigger nothing.")
+    ] = False
+
+
+class EventIn(SystemEventIn, kw_only=True, omit_defaults=True):
+    """Something that happened to one customer."""
+
+    customer: Annotated[
+        str | CustomerByContact,
+        Meta(description="The external id, or an object naming one of three."),
+    ]
+
+
+class EventsIn(msgspec.Struct):
+    events: Annotated[list[EventIn], Meta(max_length=1_000)]
+
+
+class SystemEventsIn(msgspec.Struct):
+    events: Annotated[list[SystemEventIn], Meta(max_length=1_000)]
+
+
+class EventResult(msgspec.Struct, omit_defaults=True):
+    """What became of one item. A rejected one tells why, and is kept with it."""
+
+    index: int
+    id: str
+    status: Annotated[
+        str, Meta(extra_json_schema={"enum": ["accepted", "duplicate", "rejected"]})
+    ]
+    code: str = ""
+    field: str = ""
+    message: str = ""
+
+
+class EventsAnswer(msgspec.Struct):
+    accepted: int
+    duplicates: int
+    rejected: int
+    results: list[EventResult]
+
+
+EVENT = {
+    "id": "order-8812-paid",
+    "name": "Order paid",
+    "customer": "C-1001",
+    "occurred_at": "2026-11-20T10:15:00+03:00",
+    "context": {"name": "Bag", "product_id": 77, "price": 49.9},
+}
+ANSWER = {
+    "accepted": 1,
+    "duplicates": 0,
+    "rejected": 1,
+    "results": [
+        {"index": 0, "id": "order-8812-paid", "status": "accepted"},
+        {
+            "index": 1,
+            "id": "order-8813-paid",
+            "status": "rejected",
+            "code": "field_code_invalid",
+            "field": "context.price-eur",
+            "message": "“price-eur” is no field code: use letters and digits.",
+        },
+    ],
+}
+HOW = (
+    'Takes one event, or up to 1,000 as `{"events": [...]}`. The answer tells for '
+    "each what became of it, and 202 means that what it calls accepted is committed "
+    "to the database. An event sent again with the same id is told as a duplicate and "
+    "changes nothing, so repeating a request is always safe. A bad item spoils no "
+    "other: it is kept with its reason, and can be replayed from the admin. When every "
+    "item was rejected, the status is 422 and the body is the same."
+)
+
+
+class _Record(ApiView):
+    """The hot path: nothing here but reading, recording, answering."""
+
+    scopes = {"POST": Scope.EVENTS}
+    kind: Kind
+
+    def record(self, request: Request) -> Response:
+        recorded = record_events(
+            read_items(request, "events"), source=request.auth.source, kind=self.kind
+        )
+        all_rejected = recorded.rejected and not (
+            recorded.accepted or recorded.duplicates
+        )
+        return Response(_answer(recorded), status=422 if all_rejected else 202)
+
+
+class RecordEvents(_Record):
+    kind = Kind.CUSTOMER
+
+    @operation(
+        name="recordEvents",
+        tag="Events",
+        summary="Record events of customers",
+        description=HOW,
+        body=(EventIn, EventsIn),
+        body_example=EVENT,
+        answers={202: EventsAnswer, 422: EventsAnswer},
+        example=ANSWER,
+    )
+    def post(self, request: Request) -> Response:
+        return self.record(request)
+
+
+class RecordSystemEvents(_Record):
+    kind = Kind.SYSTEM
+
+    @operation(
+        name="recordSystemEvents",
+        tag="Events",
+        summary="Record system events",
+        description="For what happened for everyone and belongs to no customer. " + HOW,
+        body=(SystemEventIn, SystemEventsIn),
+        body_example={
+            "id": "stock-77-2026-11-20",
+            "name": "Product in stock",
+            "context": {"product_id": 77, "name": "Bag"},
+        },
+        answers={202: EventsAnswer, 422: EventsAnswer},
+        example=ANSWER,
+    )
+    def post(self, request: Request) -> Response:
+        return self.record(request)
+
+
+def _answer(recorded: Recorded) -> EventsAnswer:
+    return EventsAnswer(
+        recorded.accepted,
+        recorded.duplicates,
+        recorded.rejected,
+        [
+            EventResult(one.index, one.id, one.status, one.code, one.field, one.message)
+            for one in recorded.results
+        ],
+    )
+
+
+class HistoryItem(msgspec.Struct):
+    """An event on a customer's time line."""
+
+    id: str
+    name: str
+    kind: Annotated[str, Meta(extra_json_schema={"enum": ["customer", "system"]})]
+    occurred_at: datetime
+    received_at: datetime
+    source: str
+    context: dict[str, Any]
+    backfill: bool
+
+
+class HistoryPage(msgspec.Struct):
+    results: list[HistoryItem]
+    next: str | None
+
+
+class History(ApiView):
+    scopes = {"GET": Scope.READ}
+    parameters = LIST_PARAMETERS | {"name", "since", "until", "text"}
+
+    @operation(
+        name="listCustomerEvents",
+        tag="Customers",
+        summary="Read a customer's history",
+        description="Their own events, and the system events since they became known, "
+        "newest first. Every page costs the same.",
+        parameters=[
+            *LIST,
+            OpenApiParameter("name", description="Only events of this name."),
+            OpenApiParameter(
+                "since",
+                {"type": "string", "format": "date-time"},
+                description="Only events at this time or later.",
+            ),
+            OpenApiParameter(
+                "until",
+                {"type": "string", "format": "date-time"},
+                description="Only events before this time.",
+            ),
+            OpenApiParameter(
+                "text", description="Only events with this text in name or context."
+            ),
+        ],
+        answers={200: HistoryPage},
+        example={
+            "results": [
+                {
+                    "id": "order-8812-paid",
+                    "name": "Order paid",
+                    "kind": "customer",
+                    "occurred_at": "2026-11-20T07:15:00Z",
+                    "received_at": "2026-11-20T07:15:01Z",
+                    "source": "Shop",
+                    "context": {"name": "Bag", "product_id": 77, "price": 49.9},
+                    "backfill": False,
+                }
+            ],
+            "next": None,
+        },
+        problems=(400, 404),
+    )
+    def get(self, request: Request, external_id: str) -> Response:
+        try:
+            found = timeline(
+                find_customer(external_id),
+                before=read_text(request, "cursor"),
+                name=read_text(request, "name"),
+                since=read_time(request, "since"),
+                until=read_time(request, "until"),
+                text=read_text(request, "text"),
+                limit=page_size(request),
+            )
+        except Invalid as error:
+            raise BadParameter(error.message, field=error.field) from error
+        return Response(
+            {
+                "results": [_history_item(item) for item in found.items],
+                "next": next_page(request, found.next),
+            }
+        )
+
+
+def _history_item(item: Item) -> HistoryItem:
+    return HistoryItem(
+        id=item.id,
+        name=item.name,
+        kind=item.kind,
+        occurred_at=item.occurred_at,
+        received_at=item.received_at,
+        source=item.source,
+        context=item.context,
+        backfill=item.is_backfill,
+    )
+
+
+class EventFieldOut(msgspec.Struct):
+    """A variable in the context of a type's events."""
+
+    code: str
+    label: str
+    type: Annotated[
+        str,
+        Meta(
+            extra_json_schema={
+                "enum": ["string", "number", "boolean", "date", "object", "list"]
+            }
+        ),
+    ]
+
+
+class EventTypeOut(msgspec.Struct):
+    """What can happen."""
+
+    name: str
+    kind: Annotated[str, Meta(extra_json_schema={"enum": ["customer", "system"]})]
+    description: str
+    mode: Annotated[
+        str,
+        Meta(
+            description="An enforced type rejects unknown fields and wrong types.",
+            extra_json_schema={"enum": ["open", "enforced"]},
+        ),
+    ]
+    reviewed: Annotated[
+        bool, Meta(description="False for a type that registered itself.")
+    ]
+    awaited: Annotated[
+        bool, Meta(description="Whether a published campaign waits for it.")
+    ]
+    fields: list[EventFieldOut]
+
+
+class EventTypesPage(msgspec.Struct):
+    results: list[EventTypeOut]
+    next: str | None
+
+
+class EventTypes(ApiView):
+    scopes = {"GET": Scope.READ}
+    parameters = LIST_PARAMETERS
+
+    @operation(
+        name="listEventTypes",
+        tag="Events",
+        summary="List the event types",
+        description="What can happen, in the order in which it was first seen, with "
+        "the fields that were learnt from events or declared by staff.",
+        parameters=LIST,
+        answers={200: EventTypesPage},
+        example={
+            "results": [
+                {
+                    "name": "Order paid",
+                    "kind": "customer",
+                    "description": "",
+                    "mode": "open",
+                    "reviewed": True,
+                    "awaited": False,
+                    "fields": [{"code": "price", "label": "Price", "type": "number"}],
+                }
+            ],
+            "next": None,
+        },
+        problems=(400,),
+    )
+    def get(self, request: Request) -> Response:
+        types = EventType.objects.prefetch_related("fields")
+        return Response(page(request, types, _type_out))
+
+
+def _type_out(type: EventType) -> EventTypeOut:
+    return EventTypeOut(
+        name=type.name,
+        kind=type.kind,
+        description=type.description,
+        mode=type.mode,
+        reviewed=type.is_reviewed,
+        awaited=type.is_awaited,
+        fields=[
+            EventFieldOut(field.code, field.label, field.value_type)
+            for field in type.fields.all()
+        ],
+    )

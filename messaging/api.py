@@ -1,0 +1,180 @@
+"""Messages as the API shows them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+import django_filters
+import msgspec
+from django.db.models import QuerySet
+from django_filters.rest_framework import DjangoFilterBackend
+from rest_framework.generics import GenericAPIView
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from customers.api import find_customer
+from customers.models import Channel
+from events.models import Scope
+from messaging.models import Message
+from smartcomm.core.api import LIST_PARAMETERS, ApiView, page
+from smartcomm.core.errors import NotFound
+from smartcomm.core.openapi import LIST, operation
+
+Meta = msgspec.Meta
+
+
+class MessageOut(msgspec.Struct):
+    """One text for one customer on one channel, and what became of it."""
+
+    id: int
+    customer: Annotated[str, Meta(description="The external id.")]
+    channel: Annotated[str, Meta(extra_json_schema={"enum": Channel.values})]
+    status: Annotated[str, Meta(extra_json_schema={"enum": Message.Status.values})]
+    reason: Annotated[
+        str | None,
+        Meta(
+            description="Why it was suppressed: "
+            + ", ".join(Message.Reason.values)
+            + "."
+        ),
+    ]
+    detail: Annotated[
+        str | None, Meta(description="The reason, or the provider's error, in words.")
+    ]
+    subject: Annotated[
+        str | None,
+        Meta(description="Subject of an e-mail, or title of a push message."),
+    ]
+    body: str | None
+    html: str | None
+    campaign: int | None
+    step: Annotated[str | None, Meta(description="The key of the step that asked.")]
+    created_at: datetime
+    sent_at: datetime | None
+
+
+class MessagesPage(msgspec.Struct):
+    results: list[MessageOut]
+    next: str | None
+
+
+class MessageFilter(django_filters.FilterSet):
+    """What a list of messages can be narrowed to."""
+
+    customer = django_filters.CharFilter(
+        field_name="customer__external_id", label="The external id of a customer."
+    )
+    campaign = django_filters.NumberFilter(
+        field_name="campaign_id", label="The id of a campaign."
+    )
+    channel = django_filters.ChoiceFilter(choices=Channel.choices, label="The channel.")
+    status = django_filters.MultipleChoiceFilter(
+        choices=Message.Status.choices,
+        label="The status; several are told by repeating it.",
+    )
+
+    class Meta:
+        model = Message
+        fields = ["customer", "campaign", "channel", "status"]
+
+
+MESSAGE = {
+    "id": 1,
+    "customer": "C-1001",
+    "channel": "email",
+    "status": "sent",
+    "reason": None,
+    "detail": None,
+    "subject": "Bag is back",
+    "body": "Dear Anna, Bag costs 49.90.",
+    "html": "<p>Bag is back.</p>",
+    "campaign": 3,
+    "step": "mail",
+    "created_at": "2026-11-20T07:15:02Z",
+    "sent_at": "2026-11-20T07:15:03Z",
+}
+
+
+def messages() -> QuerySet[Message]:
+    """Messages with all that their shape needs."""
+    return Message.objects.select_related("customer")
+
+
+class Messages(ApiView, GenericAPIView):
+    scopes = {"GET": Scope.READ}
+    parameters = LIST_PARAMETERS | MessageFilter.base_filters.keys()
+    queryset = Message.objects.none()
+    filter_backends = [DjangoFilterBackend]
+    filterset_class = MessageFilter
+
+    @operation(
+        name="listMessages",
+        tag="Messages",
+        summary="List messages",
+        description="Newest first, with status and reason, narrowed to a customer, a "
+        "campaign, a channel or some statuses.",
+        parameters=LIST,
+        answers={200: MessagesPage},
+        example={"results": [MESSAGE], "next": None},
+        problems=(400,),
+    )
+    def get(self, request: Request) -> Response:
+        found = self.filter_queryset(messages())
+        return Response(page(request, found, message_out, newest_first=True))
+
+
+class CustomerMessages(ApiView):
+    scopes = {"GET": Scope.READ}
+    parameters = LIST_PARAMETERS
+
+    @operation(
+        name="listCustomerMessages",
+        tag="Customers",
+        summary="List a customer's messages",
+        description="All messages to one customer, newest first.",
+        parameters=LIST,
+        answers={200: MessagesPage},
+        example={"results": [MESSAGE], "next": None},
+        problems=(400, 404),
+    )
+    def get(self, request: Request, external_id: str) -> Response:
+        found = messages().filter(customer=find_customer(external_id))
+        return Response(page(request, found, message_out, newest_first=True))
+
+
+class OneMessage(ApiView):
+    scopes = {"GET": Scope.READ}
+
+    @operation(
+        name="readMessage",
+        tag="Messages",
+        summary="Read a message",
+        description="One message with its text as it was rendered, its status and why.",
+        answers={200: MessageOut},
+        example=MESSAGE,
+        problems=(404,),
+    )
+    def get(self, request: Request, pk: int) -> Response:
+        message = messages().filter(pk=pk).first()
+        if message is None:
+            raise NotFound(f"There is no message {pk}.")
+        return Response(message_out(message))
+
+
+def message_out(message: Message) -> MessageOut:
+    return MessageOut(
+        id=message.pk,
+        customer=message.customer.external_id,
+        channel=message.channel,
+        status=message.status,
+        reason=message.reason or None,
+        detail=message.detail or None,
+        subject=message.subject or None,
+        body=message.body or None,
+        html=message.html or None,
+        campaign=message.campaign_id,
+        step=message.step or None,
+        created_at=message.created_at,
+        sent_at=message.sent_at,
+    )

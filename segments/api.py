@@ -1,0 +1,351 @@
+"""Segments through the API: saved rules, who is in them, and rules being tried out."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+from django.db import IntegrityError, transaction
+from django.db.models.expressions import RawSQL
+from django.utils import timezone
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from customers.api import CustomerOut, customers_out
+from customers.models import Customer
+from events.models import Scope
+from segments import rules
+from segments.compile import IdRange, compile_rule
+from segments.describe import describe
+from segments.dictionary import Dictionary
+from segments.models import Segment
+from segments.preview import preview
+from smartcomm.core import doorbell
+from smartcomm.core.api import (
+    LIST_PARAMETERS,
+    ApiView,
+    created,
+    page,
+    page_of,
+    read_cursor,
+)
+from smartcomm.core.bodies import read_struct
+from smartcomm.core.errors import Conflict, Invalid, NotFound
+from smartcomm.core.openapi import LIST, operation
+
+Meta = msgspec.Meta
+
+REFRESH = "segments.tasks.refresh_stale"
+
+Rule = Annotated[
+    dict[str, Any],
+    Meta(
+        description="A tree of `all`, `any` and `not` over conditions on attributes, "
+        "events and other segments.",
+        examples=[{"attribute": "city", "op": "=", "value": "Paris"}],
+    ),
+]
+
+
+class SegmentIn(msgspec.Struct, forbid_unknown_fields=True):
+    """A segment to save."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=150)]
+    rule: Rule
+    description: str = ""
+
+
+class SegmentOut(msgspec.Struct):
+    """A saved rule, with how many customers met it when that was last counted."""
+
+    id: int
+    name: str
+    description: str
+    rule: Rule
+    sentence: Annotated[
+        str | None, Meta(description="The rule in words; null if it cannot be read.")
+    ]
+    status: Annotated[str, Meta(extra_json_schema={"enum": Segment.Status.values})]
+    count: int | None
+    counted_at: datetime | None
+    took_ms: int | None
+    error: Annotated[str | None, Meta(description="Why counting failed.")]
+    created_at: datetime
+    updated_at: datetime
+
+
+class SegmentsPage(msgspec.Struct):
+    results: list[SegmentOut]
+    next: str | None
+
+
+class SegmentCustomersPage(msgspec.Struct):
+    results: list[CustomerOut]
+    next: str | None
+
+
+class PreviewIn(msgspec.Struct, forbid_unknown_fields=True):
+    """A rule to try out."""
+
+    rule: Rule
+    exact: Annotated[
+        bool, Meta(description="Count all instead of estimating from a sample.")
+    ] = False
+
+
+class PreviewOut(msgspec.Struct):
+    """How many customers meet a rule, and some of them."""
+
+    count: int
+    exact: bool
+    margin: Annotated[
+        int, Meta(description="The count is right within ± this, at 95 %.")
+    ]
+    sentence: str
+    sample: Annotated[list[str], Meta(description="External ids of some of them.")]
+    took_ms: int
+
+
+RULE = {
+    "all": [
+        {"attribute": "city", "op": "=", "value": "Paris"},
+        {
+            "event": "Product viewed",
+            "where": [{"field": "name", "op": "=", "value": "Bag"}],
+            "period": {"last": 30, "unit": "days"},
+            "count": {"op": ">=", "value": 3},
+        },
+    ]
+}
+SEGMENT = {
+    "id": 12,
+    "name": "Bag lovers in Paris",
+    "description": "",
+    "rule": RULE,
+    "sentence": "city is “Paris”, and “Product viewed” with name “Bag” occurred at "
+    "least 3 times in the last 30 days",
+    "status": "fresh",
+    "count": 417,
+    "counted_at": "2026-11-20T07:15:00Z",
+    "took_ms": 31,
+    "error": None,
+    "created_at": "2026-11-19T12:00:00Z",
+    "updated_at": "2026-11-19T12:00:00Z",
+}
+SAVED = {key: SEGMENT[key] for key in ("name", "rule", "description")}
+
+
+class Segments(ApiView):
+    scopes = {"GET": Scope.READ, "POST": Scope.MANAGE}
+    parameters = LIST_PARAMETERS
+
+    @operation(
+        name="listSegments",
+        tag="Segments",
+        summary="List segments",
+        description="All segments, in the order in which they were made.",
+        parameters=LIST,
+        answers={200: SegmentsPage},
+        example={"results": [SEGMENT], "next": None},
+        problems=(400,),
+    )
+    def get(self, request: Request) -> Response:
+        return Response(page(request, Segment.objects.all(), segment_out))
+
+    @operation(
+        name="createSegment",
+        tag="Segments",
+        summary="Create a segment",
+        description="The rule is read strictly: a word, an event, an attribute or a "
+        "segment that does not exist is refused with its place.",
+        body=SegmentIn,
+        body_example=SAVED,
+        answers={201: SegmentOut},
+        example=SEGMENT,
+        problems=(409,),
+    )
+    def post(self, request: Request) -> Response:
+        segment = _save(Segment(), read_struct(request, SegmentIn))
+        return created(
+            segment_out(segment), at=f"{request.build_absolute_uri()}/{segment.pk}"
+        )
+
+
+class OneSegment(ApiView):
+    scopes = {"GET": Scope.READ, "PUT": Scope.MANAGE, "DELETE": Scope.MANAGE}
+
+    @operation(
+        name="readSegment",
+        tag="Segments",
+        summary="Read a segment",
+        description="The rule, the rule in words, and the last count.",
+        answers={200: SegmentOut},
+        example=SEGMENT,
+        problems=(404,),
+    )
+    def get(self, request: Request, pk: int) -> Response:
+        return Response(segment_out(find_segment(pk)))
+
+    @operation(
+        name="replaceSegment",
+        tag="Segments",
+        summary="Replace a segment",
+        description="Name, rule and description become what the body says. Campaigns "
+        "and segments that use it follow at once.",
+        body=SegmentIn,
+        body_example=SAVED,
+        answers={200: SegmentOut},
+        example=SEGMENT,
+        problems=(404, 409),
+    )
+    def put(self, request: Request, pk: int) -> Response:
+        segment = _save(find_segment(pk), read_struct(request, SegmentIn))
+        return Response(segment_out(segment))
+
+    @operation(
+        name="deleteSegment",
+        tag="Segments",
+        summary="Delete a segment",
+        description="Refused while another segment uses it.",
+        answers={204: None},
+        problems=(404, 409),
+    )
+    def delete(self, request: Request, pk: int) -> Response:
+        _delete(find_segment(pk))
+        return Response(status=204)
+
+
+class SegmentCustomers(ApiView):
+    scopes = {"GET": Scope.READ}
+    parameters = LIST_PARAMETERS
+
+    @operation(
+        name="listSegmentCustomers",
+        tag="Segments",
+        summary="List who is in a segment",
+        description="Who meets the rule now, in the order in which they became known. "
+        "Every page asks the rule anew.",
+        parameters=LIST,
+        answers={200: SegmentCustomersPage},
+        problems=(400, 404, 422),
+    )
+    def get(self, request: Request, pk: int) -> Response:
+        rule = rules.parse(find_segment(pk).rule)
+        after = read_cursor(request) or 0
+        query = compile_rule(
+            rule, now=timezone.now(), restrict=IdRange(after=after, upto=2**63 - 1)
+        )
+        members = Customer.objects.filter(pk__in=RawSQL(query.sql, query.params))  # noqa: S611
+        found, following = page_of(request, members)
+        return Response({"results": customers_out(found), "next": following})
+
+
+class Preview(ApiView):
+    scopes = {"POST": Scope.READ}
+
+    @operation(
+        name="previewSegment",
+        tag="Segments",
+        summary="Try out a rule",
+        description="How many customers meet the rule, as an estimate from a random "
+        "sample with its margin, or counted exactly; the rule in words; and some of "
+        "those who meet it. Nothing is saved.",
+        body=PreviewIn,
+        body_example={"rule": RULE, "exact": True},
+        answers={200: PreviewOut},
+        example={
+            "count": 417,
+            "exact": True,
+            "margin": 0,
+            "sentence": SEGMENT["sentence"],
+            "sample": ["C-1001", "C-1007"],
+            "took_ms": 31,
+        },
+    )
+    def post(self, request: Request) -> Response:
+        sent = read_struct(request, PreviewIn)
+        found = preview(rules.parse(sent.rule), exact=sent.exact)
+        return Response(
+            PreviewOut(
+                count=found.count,
+                exact=found.exact,
+                margin=found.margin,
+                sentence=found.sentence,
+                sample=list(found.sample),
+                took_ms=found.took_ms,
+            )
+        )
+
+
+def find_segment(pk: int) -> Segment:
+    segment = Segment.objects.filter(pk=pk).first()
+    if segment is None:
+        raise NotFound(f"There is no segment {pk}.")
+    return segment
+
+
+def segment_out(segment: Segment) -> SegmentOut:
+    try:
+        sentence = describe(rules.parse(segment.rule))
+    except Invalid:
+        sentence = None
+    return SegmentOut(
+        id=segment.pk,
+        name=segment.name,
+        description=segment.description,
+        rule=segment.rule,
+        sentence=sentence,
+        status=segment.status,
+        count=segment.count,
+        counted_at=segment.counted_at,
+        took_ms=segment.took_ms,
+        error=segment.error or None,
+        created_at=segment.created_at,
+        updated_at=segment.updated_at,
+    )
+
+
+def _save(segment: Segment, sent: SegmentIn) -> Segment:
+    segment.name = sent.name.strip()
+    if not segment.name:
+        raise Invalid("Give the segment a name.", field="name")
+    segment.description = sent.description
+    segment.rule = rules.to_json(rules.parse(sent.rule))
+    segment.status = Segment.Status.NEW
+    try:
+        with transaction.atomic():
+            segment.save()
+            # Read back through the saved segment: this refuses names that do not
+            # exist, and segments that would now speak of each other in a circle.
+            Dictionary.of(rules.InSegment(segment.pk))
+            doorbell.ring(REFRESH)
+    except IntegrityError as error:
+        raise Conflict(
+            f"There is a segment “{segment.name}” already. Choose another name.",
+            field="name",
+            code="name_taken",
+        ) from error
+    return segment
+
+
+def _delete(segment: Segment) -> None:
+    with transaction.atomic():
+        # Rules are few: they are read rather than searched as JSON.
+        for pk, name, data in Segment.objects.select_for_update().values_list(
+            "pk", "name", "rule"
+        ):
+            if pk != segment.pk and _uses(data, segment.pk):
+                raise Conflict(
+                    f"The segment “{name}” uses it. Change that one first.",
+                    code="in_use",
+                )
+        segment.delete()
+
+
+def _uses(data: object, pk: int) -> bool:
+    try:
+        parts = rules.walk(rules.parse(data))
+        return any(isinstance(p, rules.InSegment) and p.segment == pk for p in parts)
+    except Invalid:
+        return False
