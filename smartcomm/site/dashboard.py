@@ -1,0 +1,305 @@
+"""The first page: what marketing people look at every morning."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.http import HttpRequest
+from django.urls import NoReverseMatch, reverse
+from django.utils import timezone
+from django.utils.formats import date_format
+
+from campaigns.models import Broadcast, Campaign
+from events.models import ApiKey, Event, EventType, RejectedEvent, Source
+from segments.models import Segment
+from smartcomm.core.paging import count
+from smartcomm.site.numbers import Day, Numbers, numbers, queues
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something that needs attention, with the page where it is dealt with."""
+
+    icon: str
+    tone: str
+    title: str
+    detail: str
+    url: str
+    progress: int | None = None
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One number of today, with the week beside it."""
+
+    title: str
+    icon: str
+    tone: str
+    today: int
+    week: int
+    url: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class FirstStep:
+    """A step of setting up, which the first page shows until all are done."""
+
+    title: str
+    text: str
+    is_done: bool
+    url: str = ""
+    button: str = ""
+    example: str = ""
+
+
+def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
+    """The context of the first page. Shows of each part what the user may view."""
+    now = timezone.now()
+    steps = first_steps(request)
+    may_report = request.user.has_perm("campaigns.view_campaign")
+    context.update(
+        title="Home",
+        greeting=greeting(request, now),
+        today=date_format(timezone.localdate(now), "l, j F Y"),
+        first_steps=steps if not all(step.is_done for step in steps) else [],
+        notices=notices(request, now),
+    )
+    if may_report and Event.objects.exists():
+        found = numbers(now=now)
+        context.update(
+            tiles=tiles(found),
+            charts=charts(found.days),
+            at_work=found.at_work,
+            queues=queues(now=now),
+            numbers_made_at=found.made_at,
+            chart_of_today=found.today,
+        )
+        context["notices"] += notices_of(found)
+    return context
+
+
+def greeting(request: HttpRequest, now: datetime) -> str:
+    hour = timezone.localtime(now).hour
+    part = "morning" if 4 <= hour < 12 else "afternoon" if 12 <= hour < 18 else "evening"
+    name = getattr(request.user, "first_name", "") or request.user.get_username()
+    return f"Good {part}, {name}"
+
+
+def tiles(found: Numbers) -> list[Tile]:
+    """The five numbers at the top."""
+    today = found.today
+    events = _list("events.event")
+    messages = _list("messaging.message")
+    backfilled = found.week("backfilled")
+    note = f"and {backfilled:,} backfilled this week" if backfilled else ""
+    return [
+        Tile("Events received", "bolt", "info", today.events, found.week("events"), events, note),
+        Tile("Runs started", "campaign", "primary", today.runs, found.week("runs"), _list("campaigns.campaign")),
+        Tile("Messages sent", "send", "good", today.sent, found.week("sent"), messages),
+        Tile("Suppressed", "block", "warn", today.suppressed, found.week("suppressed"), messages),
+        Tile("Failed", "error", "bad", today.failed, found.week("failed"), messages),
+    ]
+
+
+def charts(days: list[Day]) -> dict[str, str]:
+    """Two charts of the last two weeks, as the theme's chart script takes them."""
+    labels = [date_format(day.date, "j M") for day in days]
+    bar = {"borderRadius": 3, "maxBarThickness": 22, "borderSkipped": "start"}
+
+    def series(label: str, name: str, color: str) -> dict[str, Any]:
+        values = [getattr(day, name) for day in days]
+        return {"label": label, "data": values, "backgroundColor": f"var({color})", **bar}
+
+    return {
+        "events": json.dumps(
+            {"labels": labels, "datasets": [series("Events", "events", "--color-blue-500")]}
+        ),
+        "messages": json.dumps(
+            {
+                "labels": labels,
+                "datasets": [
+                    series("Sent", "sent", "--color-green-500"),
+                    series("Suppressed", "suppressed", "--color-orange-400"),
+                    series("Failed", "failed", "--color-red-500"),
+                ],
+            }
+        ),
+        "options": json.dumps(CHART),
+    }
+
+
+CHART = {
+    "maintainAspectRatio": False,
+    "animation": False,
+    "interaction": {"mode": "index", "intersect": False},
+    "plugins": {"legend": {"display": False}},
+    "scales": {
+        "x": {
+            "stacked": True,
+            "grid": {"display": False},
+            "border": {"display": False},
+            "ticks": {"color": "#9ca3af", "maxRotation": 0, "autoSkipPadding": 12},
+        },
+        "y": {
+            "stacked": True,
+            "beginAtZero": True,
+            "suggestedMax": 4,
+            "border": {"display": False},
+            "ticks": {"color": "#9ca3af", "precision": 0, "maxTicksLimit": 5},
+        },
+    },
+}
+
+
+# --- what needs attention ---------------------------------------------------------
+
+
+def notices(request: HttpRequest, now: datetime) -> list[Notice]:
+    """What somebody should look at, and broadcasts on their way."""
+    found: list[Notice] = []
+    if request.user.has_perm("campaigns.view_broadcast"):
+        found += _broadcasts()
+    if request.user.has_perm("events.view_rejectedevent"):
+        left = count(RejectedEvent.objects.filter(status=RejectedEvent.Status.OPEN))
+        if left.number:
+            found.append(
+                Notice(
+                    "report",
+                    "bad",
+                    f"{_capital(str(left))} rejected event{_s(left.number)}",
+                    "Kept whole. Fix the cause, then replay.",
+                    _list("events.rejectedevent", "?status__exact=open"),
+                )
+            )
+    if request.user.has_perm("events.view_eventtype"):
+        new = EventType.objects.filter(is_reviewed=False).count()
+        if new:
+            found.append(
+                Notice(
+                    "schema",
+                    "warn",
+                    f"{new:,} new event type{_s(new)}",
+                    "Seen for the first time and not reviewed yet.",
+                    _list("events.eventtype", "?is_reviewed__exact=0"),
+                )
+            )
+    return found
+
+
+def notices_of(found: Numbers) -> list[Notice]:
+    """What the numbers say should be looked at."""
+    notices = []
+    if found.failed_runs:
+        n = found.failed_runs
+        notices.append(
+            Notice(
+                "sync_problem",
+                "bad",
+                f"{n:,} failed run{_s(n)} in 7 days",
+                "Of campaigns at work.",
+                _list("campaigns.campaign"),
+            )
+        )
+    if failed := found.week("failed"):
+        notices.append(
+            Notice(
+                "unsubscribe",
+                "bad",
+                f"{failed:,} failed message{_s(failed)} in 7 days",
+                "Each says why.",
+                _list("messaging.message", "?status__exact=failed"),
+            )
+        )
+    return notices
+
+
+def _broadcasts() -> list[Notice]:
+    rows = Broadcast.objects.exclude(status=Broadcast.Status.FINISHED)
+    rows = rows.select_related("campaign", "system_event__type")
+    found = []
+    for row in rows.order_by("status", "-id")[:5]:
+        percent = round(100 * row.progress)
+        failed = row.status == Broadcast.Status.FAILED
+        found.append(
+            Notice(
+                icon="podcasts",
+                tone="bad" if failed else "primary",
+                title=f"{row.campaign}: {row.system_event.type}",
+                detail="The broadcast failed. " + row.reason
+                if failed
+                else f"{percent} % of customers examined, {row.entered:,} entered.",
+                url=_list("campaigns.broadcast"),
+                progress=None if failed else percent,
+            )
+        )
+    return found
+
+
+# --- first steps ------------------------------------------------------------------
+
+
+def first_steps(request: HttpRequest) -> list[FirstStep]:
+    """From an empty installation to the first campaign."""
+    example = (
+        f"curl {request.build_absolute_uri('/api/v1/events')} \\\n"
+        "  -H 'Authorization: Bearer YOUR_KEY' \\\n"
+        "  -H 'Content-Type: application/json' \\\n"
+        '  -d \'{"name": "Order paid", "customer": "C-1001", '
+        '"context": {"name": "Bag", "price": 49.9}}\''
+    )
+    source = Source.objects.order_by("pk").first()
+    return [
+        FirstStep(
+            "Make a source and a key",
+            "A source is a system that may send us data: your shop, your loyalty platform.",
+            ApiKey.objects.exists(),
+            reverse("admin:events_source_new_key", args=[source.pk])
+            if source
+            else reverse("admin:events_source_add"),
+            "Make a key" if source else "Add a source",
+        ),
+        FirstStep(
+            "Send an event",
+            "Customers and event types register themselves on first sight.",
+            Event.objects.exists(),
+            example=example,
+        ),
+        FirstStep(
+            "Build a segment",
+            "Choose customers by what they did, and by who they are.",
+            Segment.objects.exists(),
+            _page("segments_segment_add"),
+            "Build a segment",
+        ),
+        FirstStep(
+            "Draw a campaign",
+            "Say which event it answers, and with which message. Then publish it.",
+            Campaign.objects.exclude(status=Campaign.Status.DRAFT).exists(),
+            _page("campaigns_campaign_add"),
+            "Draw a campaign",
+        ),
+    ]
+
+
+def _list(model: str, query: str = "") -> str:
+    address = _page(f"{model.replace('.', '_')}_changelist")
+    return address + query if address else ""
+
+
+def _page(name: str) -> str:
+    try:
+        return reverse(f"admin:{name}")
+    except NoReverseMatch:
+        return ""
+
+
+def _s(n: int) -> str:
+    return "" if n == 1 else "s"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
