@@ -187,7 +187,8 @@ def _equal(operand: Operand, values: tuple[Any, ...]) -> Sql:
     if isinstance(operand, JsonPlace):
         return _json_equal(operand, values)
     if operand.type is ValueType.STRING:
-        texts = [text for value in values if (text := _as_text(value)) is not None]
+        # An empty column is an attribute that is not set, and equals nothing.
+        texts = [text for value in values if (text := _as_text(value))]
         return sql(f"{operand.name} = ANY({{}}::text[])", texts)
     moment = _instant_of(operand)
     return _never_null(_any(compare_instant(moment, "=", value) for value in values))
@@ -233,7 +234,7 @@ def _is_set(operand: Operand) -> Sql:
 
 
 def _text(operand: Operand, op: str, value: Any) -> Sql:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not value:
         return Sql("FALSE")
     literal = value.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")
     pattern = f"%{literal}%" if op == "contains" else f"{literal}%"

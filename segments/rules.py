@@ -509,8 +509,10 @@ class _Parser:
             return value
         if takes is Takes.TEXT:
             text = self._scalar(value, at)
-            if not isinstance(text, str | EventValue):
-                raise RuleError(f"“{op}” takes a text.", field=at)
+            if not isinstance(text, str | EventValue) or text == "":
+                raise RuleError(
+                    f"“{op}” takes a text of one character or more.", field=at
+                )
             return text
         day = self._ordered(value, op, at, dates=True)
         if takes is Takes.DAY and isinstance(day, str) and not DAY.match(day):

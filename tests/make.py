@@ -1,0 +1,155 @@
+"""Builders: the smallest valid thing; a test names only what matters to it.
+
+Sorted by app. A builder that several tests of one file need stands in that file.
+"""
+
+from __future__ import annotations
+
+import itertools
+from datetime import datetime
+from typing import Any
+
+from django.utils import timezone
+
+from campaigns.models import Campaign
+from customers.models import Consent, Customer
+from events.ingest import record_events
+from events.models import Event, EventType, Kind, Source, SystemEvent
+
+_numbers = itertools.count(1)
+
+
+# customers
+
+
+def customer(external_id: str = "", **more: Any) -> Customer:
+    """A customer who may be written to, when given an e-mail or a phone."""
+    external_id = external_id or f"C-{next(_numbers)}"
+    more.setdefault("email_is_valid", bool(more.get("email")))
+    more.setdefault("phone_is_valid", bool(more.get("phone")))
+    return Customer.objects.create(external_id=external_id, **more)
+
+
+def reachable(external_id: str = "", **more: Any) -> Customer:
+    """A customer with an e-mail, a phone, and a yes for both."""
+    number = next(_numbers)
+    more.setdefault("email", f"c{number}@example.com")
+    more.setdefault("phone", f"+49151{number:08d}")
+    found = customer(external_id, **more)
+    for channel in ("email", "sms"):
+        consent(found, channel)
+    return found
+
+
+def consent(customer: Customer, channel: str, *, yes: bool = True) -> Consent:
+    return Consent.objects.create(
+        customer=customer, channel=channel, is_granted=yes, changed_at=timezone.now()
+    )
+
+
+# events
+
+
+def source(name: str = "shop", **more: Any) -> Source:
+    return Source.objects.get_or_create(name=name, defaults=more)[0]
+
+
+def event_type(name: str, kind: str = Kind.CUSTOMER, **more: Any) -> EventType:
+    return EventType.objects.get_or_create(name=name, defaults={"kind": kind, **more})[
+        0
+    ]
+
+
+def event(
+    customer: Customer,
+    name: str,
+    /,
+    *,
+    id: str = "",
+    at: datetime | None = None,
+    now: datetime | None = None,
+    backfill: bool = False,
+    **context: Any,
+) -> Event:
+    """An event as the door records it: make.event(anna, "Order paid", amount=10)."""
+    item: dict[str, Any] = {
+        "id": id or f"e-{next(_numbers)}",
+        "name": name,
+        "customer": customer.external_id,
+        "context": context,
+        "backfill": backfill,
+    }
+    if at:
+        item["occurred_at"] = at.isoformat()
+    recorded = record_events([item], source=source(), now=now)
+    assert recorded.accepted == 1, recorded
+    return Event.objects.get(customer=customer, external_id=item["id"])
+
+
+def system_event(
+    name: str, /, *, at: datetime | None = None, **context: Any
+) -> SystemEvent:
+    item: dict[str, Any] = {
+        "id": f"s-{next(_numbers)}",
+        "name": name,
+        "context": context,
+    }
+    if at:
+        item["occurred_at"] = at.isoformat()
+    recorded = record_events([item], source=source(), kind=Kind.SYSTEM)
+    assert recorded.accepted == 1, recorded
+    return SystemEvent.objects.get(external_id=item["id"])
+
+
+# campaigns
+
+
+def sms(text: str = "Hello", **next_: str | None) -> dict[str, Any]:
+    """A step `sms`: the smallest that sends something."""
+    return step("sms", "send_sms", {"text": text}, sent=None, **next_)
+
+
+def step(
+    key: str, action: str, config: dict[str, Any], **next_: str | None
+) -> dict[str, Any]:
+    """A step: make.step("who", "filter_customers", {...}, positive="sms", negative=None)."""
+    return {"key": key, "action": action, "config": config, "next": next_}
+
+
+def draft(
+    *steps: dict[str, Any],
+    on: str = "Order paid",
+    system: bool = False,
+    name: str = "",
+    entry: dict[str, Any] | None = None,
+    **trigger: Any,
+) -> Campaign:
+    """A campaign with a draft: make.draft(make.sms(), on="Call received")."""
+    from campaigns import drawing
+
+    campaign = Campaign.objects.create(name=name or f"Campaign {next(_numbers)}")
+    steps = steps or (sms(),)
+    drawing.save_draft(
+        campaign,
+        {
+            "trigger": {
+                "kind": "system_event" if system else "event",
+                "event": on,
+                **trigger,
+            },
+            "entry": entry or {"rule": "every_event"},
+            "start": steps[0]["key"],
+            "steps": list(steps),
+        },
+    )
+    return campaign
+
+
+def campaign(*steps: dict[str, Any], **more: Any) -> Campaign:
+    """A published campaign; see `draft`."""
+    from campaigns import publish as publishing
+
+    found = draft(*steps, **more)
+    publishing.publish(found)
+    found.refresh_from_db()
+    return found

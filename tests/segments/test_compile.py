@@ -1,0 +1,235 @@
+"""Rules that compile to the right set of customers. See test_agreement.py as well."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from customers.models import Attribute
+from segments.compile import (
+    MissingField,
+    compile_rule,
+    customers_matching,
+    events_matching,
+)
+from segments.models import Segment
+from segments.rules import RuleConflict, RuleError, parse, parse_where
+from tests import make
+
+pytestmark = pytest.mark.django_db
+
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+
+
+def members(data, *, now=None, **how):
+    rule = parse(data, event_values="context" in how)
+    return customers_matching(compile_rule(rule, now=now or timezone.now(), **how))
+
+
+def test_every_condition_on_the_context_must_hold_on_the_same_event():
+    anna = make.customer()
+    make.event(anna, "Product viewed", name="Bag", price=10)
+    make.event(anna, "Product viewed", name="Hat", price=99)
+
+    def where(*lines):
+        return members({"event": "Product viewed", "where": list(lines)})
+
+    bag = {"field": "name", "op": "=", "value": "Bag"}
+    assert where(bag, {"field": "price", "op": "<", "value": 50}) == {anna.pk}
+    assert where(bag, {"field": "price", "op": ">", "value": 50}) == set()
+
+
+def test_the_period_and_the_context_bind_to_the_same_event():
+    anna = make.customer()
+    make.event(anna, "Product viewed", name="Bag", at=NOW - timedelta(days=40), now=NOW)
+    make.event(anna, "Product viewed", name="Hat", at=NOW - timedelta(days=1), now=NOW)
+    rule = {
+        "event": "Product viewed",
+        "where": [{"field": "name", "op": "=", "value": "Bag"}],
+        "period": {"last": 7, "unit": "days"},
+    }
+
+    assert members(rule, now=NOW) == set()
+
+
+def test_a_customer_without_a_city_is_not_in_paris():
+    make.customer(city="Paris")
+    berlin, nowhere = make.customer(city="Berlin"), make.customer()
+
+    assert members({"not": {"attribute": "city", "op": "=", "value": "Paris"}}) == {
+        berlin.pk,
+        nowhere.pk,
+    }
+    assert members({"attribute": "city", "op": "!=", "value": "Paris"}) == {
+        berlin.pk,
+        nowhere.pk,
+    }
+
+
+def test_last_days_are_rolling_to_the_second():
+    anna = make.customer()
+    make.event(anna, "Order paid", at=NOW - timedelta(days=7), now=NOW)
+    week = {"event": "Order paid", "period": {"last": 7, "unit": "days"}}
+
+    assert members(week, now=NOW) == {anna.pk}
+    assert members(week, now=NOW + timedelta(seconds=1)) == set()
+
+
+def test_calendar_dates_are_days_of_the_project_s_zone(settings):
+    settings.TIME_ZONE = "Europe/Berlin"
+    anna = make.customer()
+    make.event(
+        anna, "Order paid", at=datetime(2026, 10, 31, 23, 30, tzinfo=UTC), now=NOW
+    )
+    on = {"event": "Order paid", "last": {"op": "on", "value": "2026-11-01"}}
+
+    assert members(on, now=NOW) == {anna.pk}
+    settings.TIME_ZONE = "UTC"
+    assert members(on, now=NOW) == set()
+
+
+def test_a_late_event_counts_by_when_it_occurred():
+    anna = make.customer()
+    make.event(anna, "Order paid", at=NOW - timedelta(days=100), now=NOW)
+
+    assert members(
+        {"event": "Order paid", "days_since_last": {"op": "=", "value": 100}}, now=NOW
+    ) == {anna.pk}
+
+
+def test_the_event_s_values_take_their_places_with_their_types():
+    anna, bert = make.customer(), make.customer()
+    make.event(anna, "Product viewed", product_id=77)
+    make.event(bert, "Product viewed", product_id="78")
+    rule = {
+        "event": "Product viewed",
+        "where": [{"field": "product_id", "op": "=", "value": "$product.id"}],
+    }
+
+    assert members(rule, context={"product": {"id": "77"}}) == {anna.pk}
+    assert members(rule, context={"product": {"id": 78}}) == {bert.pk}
+    assert members(rule, context={"product": {"id": True}}) == set()
+    assert members(rule, context={"product": {"id": {"x": 1}}}) == set()
+
+
+def test_a_field_that_the_event_lacks_is_named():
+    make.event_type("Product viewed")
+    rule = {
+        "not": {
+            "event": "Product viewed",
+            "where": [{"field": "product_id", "op": "=", "value": "$product_id"}],
+        }
+    }
+
+    with pytest.raises(MissingField) as caught:
+        members(rule, context={"product_id": None})
+    assert caught.value.codes == {"product_id"}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"event": "Never seen"}, "no event “Never seen”"),
+        ({"event": "Product in stock"}, "is a system event"),
+        ({"attribute": "shoe_size", "op": "is set"}, "no attribute “shoe_size”"),
+        ({"attribute": "city", "op": ">", "value": 3}, "does not fit"),
+        ({"attribute": "birth_date", "op": "contains", "value": "3"}, "does not fit"),
+        ({"segment": 999}, "no segment 999"),
+    ],
+)
+def test_a_name_that_does_not_exist_is_refused_and_matches_nobody(data, message):
+    make.customer()
+    make.event_type("Product in stock", "system")
+
+    with pytest.raises(RuleError, match=message):
+        members({"not": data})
+
+
+def test_a_field_that_no_event_has_had_is_simply_not_set():
+    anna = make.customer()
+    make.event(anna, "Order paid")
+
+    assert (
+        members({"event": "Order paid", "where": [{"field": "x", "op": "is set"}]})
+        == set()
+    )
+    assert members(
+        {"event": "Order paid", "where": [{"field": "x", "op": "!=", "value": 1}]}
+    ) == {anna.pk}
+
+
+def test_a_segment_within_a_rule_means_its_rule_of_now():
+    paris, berlin = make.customer(city="Paris"), make.customer(city="Berlin")
+    segment = Segment.objects.create(
+        name="Parisians", rule={"attribute": "city", "op": "=", "value": "Paris"}
+    )
+
+    assert members({"segment": segment.pk}) == {paris.pk}
+    assert members({"not": {"segment": segment.pk}}) == {berlin.pk}
+
+
+def test_segments_in_a_circle_are_refused_with_their_path():
+    one = Segment.objects.create(name="One", rule={})
+    two = Segment.objects.create(name="Two", rule={"not": {"segment": one.pk}})
+    one.rule = {"segment": two.pk}
+    one.save()
+
+    with pytest.raises(RuleConflict, match="One → Two → One|Two → One → Two"):
+        members({"segment": one.pk})
+
+
+def test_text_is_taken_literally():
+    percent = make.customer(city="50% off")
+    make.customer(city="50 off")
+
+    assert members({"attribute": "city", "op": "contains", "value": "0%"}) == {
+        percent.pk
+    }
+
+
+def test_values_are_parameters_never_text():
+    sting = "'; DROP TABLE events_event; --"
+    Attribute.objects.create(code="nick", type="string")
+    anna = make.customer(city=sting, attributes={"nick": sting})
+    make.event(anna, sting, name=sting)
+
+    for op in ("=", "contains", "starts with"):
+        for rule in (
+            {"attribute": "city", "op": op, "value": sting},
+            {"attribute": "nick", "op": op, "value": sting},
+            {"event": sting, "where": [{"field": "name", "op": op, "value": sting}]},
+        ):
+            assert members(rule) == {anna.pk}
+            assert sting not in compile_rule(parse(rule), now=NOW).sql
+
+
+def test_looking_up_names_costs_no_more_for_more_conditions():
+    for name in ("A", "B"):
+        make.event_type(name)
+
+    def cost(times):
+        conditions = [{"event": name} for name in ("A", "B")] * times
+        with CaptureQueriesContext(connection) as queries:
+            compile_rule(parse({"any": conditions}), now=NOW)
+        return len(queries)
+
+    assert cost(1) == cost(20)
+
+
+def test_a_trigger_s_conditions_choose_events():
+    anna = make.customer()
+    returns = make.event(anna, "Call received", topic="returns")
+    praise = make.event(anna, "Call received", topic="praise")
+    where = parse_where([{"field": "topic", "op": "=", "value": "returns"}])
+
+    assert events_matching(
+        where,
+        [returns.pk, praise.pk],
+        event_type_id=returns.type_id,
+        system=False,
+        now=NOW,
+    ) == {returns.pk}
