@@ -100,7 +100,11 @@ class Message(CustomerOwned):
         EXPIRED = "expired", "Too late to send"
 
     customer = models.ForeignKey(
-        Customer, models.DO_NOTHING, db_constraint=False, db_index=False, related_name="messages"
+        Customer,
+        models.DO_NOTHING,
+        db_constraint=False,
+        db_index=False,
+        related_name="messages",
     )
     channel = models.CharField(max_length=8, choices=Channel)
     content = models.ForeignKey(Content, models.PROTECT, db_index=False)
@@ -164,7 +168,12 @@ class Message(CustomerOwned):
             # A run asks once for the message of a step.
             models.UniqueConstraint(
                 fields=["customer", "run_id", "step"], name="message_once"
-            )
+            ),
+            # Whoever holds the lease needs to look at nothing else.
+            models.CheckConstraint(
+                condition=models.Q(lease__isnull=True) | models.Q(status="queued"),
+                name="message_leased_is_queued",
+            ),
         ]
         indexes: ClassVar = [
             # For claiming: what is sent, nearly everything, is left out.
@@ -190,7 +199,8 @@ class Message(CustomerOwned):
             models.Index(fields=["customer", "-id"], name="message_history"),
             # For reports and lists by campaign.
             models.Index(
-                fields=["campaign_id", "step", "status", "reason"], name="message_report"
+                fields=["campaign_id", "step", "status", "reason"],
+                name="message_report",
             ),
             models.Index(fields=["campaign_id", "-id"], name="message_campaign"),
         ]
@@ -210,7 +220,11 @@ class Delivery(CustomerOwned):
         UNKNOWN = "unknown", "Unknown"
 
     customer = models.ForeignKey(
-        Customer, models.DO_NOTHING, db_constraint=False, db_index=False, related_name="+"
+        Customer,
+        models.DO_NOTHING,
+        db_constraint=False,
+        db_index=False,
+        related_name="+",
     )
     message = models.ForeignKey(
         Message, models.DO_NOTHING, db_constraint=False, related_name="deliveries"
@@ -240,9 +254,7 @@ class Suppression(models.Model):
 
     class Meta:
         constraints: ClassVar = [
-            models.UniqueConstraint(
-                "channel", MD5("address"), name="suppression_once"
-            )
+            models.UniqueConstraint("channel", MD5("address"), name="suppression_once")
         ]
 
     def __str__(self) -> str:

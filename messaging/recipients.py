@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from django.db.models import BooleanField
+from django.db.models.expressions import RawSQL
+
 from customers.models import Channel, Consent, Customer, Device
 from events.models import Event, SystemEvent
 from messaging.eligibility import Situation
@@ -53,7 +56,12 @@ class Recipients:
     def __init__(self, batch: list[Claimed]) -> None:
         customer_ids = {row.customer_id for row in batch}
         channels = {row.channel for row in batch}
-        self.customers = Customer.objects.in_bulk(customer_ids)
+        self.customers = {
+            customer.pk: customer
+            for customer in Customer.objects.filter(
+                _is_one_of("customers_customer.id", customer_ids)
+            )
+        }
         self.contents = Content.objects.select_related("category").in_bulk(
             {row.content_id for row in batch}
         )
@@ -61,7 +69,8 @@ class Recipients:
         self.answers: dict[tuple[int, str, int | None], bool] = {
             (customer_id, channel, category_id): is_granted
             for customer_id, channel, category_id, is_granted in Consent.objects.filter(
-                customer_id__in=customer_ids, channel__in=channels
+                _is_one_of("customers_consent.customer_id", customer_ids),
+                channel__in=channels,
             ).values_list("customer_id", "channel", "category_id", "is_granted")
         }
         self.tokens = self._tokens(
@@ -138,13 +147,19 @@ def _happenings(
     wanted = [pk for pk in ids if pk is not None]
     if not wanted:
         return {}
-    rows = model._default_manager.filter(pk__in=wanted)
+    column = f"{model._meta.db_table}.id"
+    rows = model._default_manager.filter(_is_one_of(column, wanted))
     return {
         pk: Happening(name, occurred_at, context)
         for pk, name, occurred_at, context in rows.values_list(
             "pk", "type__name", "occurred_at", "context"
         )
     }
+
+
+def _is_one_of(column: str, ids: Iterable[int]) -> RawSQL:
+    """`IN`, as one parameter: five hundred of them cost as much as the query itself."""
+    return RawSQL(f"{column} = ANY(%s)", [list(ids)], BooleanField())  # noqa: S611
 
 
 # The index is on the hash, since a push token may be longer than an index takes.

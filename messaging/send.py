@@ -13,6 +13,10 @@ anything leaves the house, and nobody claims a message that is in it. So a worke
 dies leaves at most one group `sending`, which close_interrupted turns to `unknown`;
 everything else it held goes out later, once.
 
+Only what is queued can be leased: the database says so. The statements below rely on it
+and ask for the lease alone; asking for the status as well would tempt the planner to
+read the index of the whole queue for a group of twenty.
+
 Each statement below is its own transaction. No transaction is open during a hand-over.
 """
 
@@ -158,7 +162,7 @@ def _reachable_channels() -> list[str]:
 # Held messages and those not reached in time: for whoever comes next.
 LET_GO = """
     UPDATE messaging_message SET lease = NULL, leased_until = NULL
-     WHERE id = ANY(%s) AND lease = %s AND status = 'queued'
+     WHERE id = ANY(%s) AND lease = %s
 """
 
 
@@ -252,7 +256,7 @@ CLOSE = """
            address = ended.address, lease = NULL, leased_until = NULL
       FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::text[], %s::text[])
         AS ended (id, status, reason, detail, address)
-     WHERE message.id = ended.id AND message.lease = %s AND message.status = 'queued'
+     WHERE message.id = ended.id AND message.lease = %s
     RETURNING message.run_id
 """
 
@@ -338,7 +342,7 @@ START = """
     WITH started AS (
         UPDATE messaging_message AS message
            SET status = 'sending', sending_since = %(now)s, attempts = attempts + 1,
-               detail = '', provider = %(provider)s, address = letter.address,
+               lease = NULL, leased_until = NULL, detail = '', provider = %(provider)s, address = letter.address,
                subject = letter.subject, body = letter.body, html = letter.html,
                link = letter.link, image = letter.image
           FROM unnest(
@@ -347,7 +351,6 @@ START = """
                    %(images)s::text[]
                ) AS letter (id, address, subject, body, html, link, image)
          WHERE message.id = letter.id
-           AND message.status = 'queued'
            AND message.lease = %(lease)s
            AND NOT EXISTS (
                SELECT FROM messaging_hold AS hold
@@ -474,8 +477,7 @@ RECORD = """
            detail = recorded.detail,
            provider_id = recorded.provider_id,
            due_at = coalesce(recorded.due_at, message.due_at),
-           sent_at = CASE WHEN recorded.status = 'sent' THEN %(now)s END,
-           lease = NULL, leased_until = NULL
+           sent_at = CASE WHEN recorded.status = 'sent' THEN %(now)s END
       FROM recorded
      WHERE message.id = recorded.message_id
        AND message.status IN ('sending', 'unknown')
@@ -533,7 +535,7 @@ CLOSE_INTERRUPTED = """
          WHERE delivery.message_id = interrupted.id AND delivery.outcome = 'started'
     )
     UPDATE messaging_message AS message
-       SET status = 'unknown', detail = %(why)s, lease = NULL, leased_until = NULL
+       SET status = 'unknown', detail = %(why)s
       FROM interrupted
      WHERE message.id = interrupted.id
     RETURNING message.run_id

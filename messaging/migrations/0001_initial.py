@@ -169,4 +169,8 @@ class Migration(migrations.Migration):
             model_name='message',
             constraint=models.UniqueConstraint(fields=('customer', 'run_id', 'step'), name='message_once'),
         ),
+        migrations.AddConstraint(
+            model_name='message',
+            constraint=models.CheckConstraint(condition=models.Q(('lease__isnull', True), ('status', 'queued'), _connector='OR'), name='message_leased_is_queued'),
+        ),
     ]
