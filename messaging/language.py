@@ -90,6 +90,8 @@ class Text:
             self.template = _environment(html).from_string(source)
         except LiquidError as error:
             raise _explained(error, source) from None
+        self.source = source
+        self.is_plain = "{{" not in source and "{%" not in source
         self.analysis = self.template.analyze()
         for node in self.template.nodes:
             _adjust(node, RenderContext(self.template))
@@ -97,6 +99,8 @@ class Text:
 
     def render(self, facts: Mapping[str, object]) -> tuple[str, list[str]]:
         """The text with `facts` put in, and the names of the variables it missed."""
+        if self.is_plain:
+            return self.source, []
         context = Context(self.template, globals=facts)
         buffer = LimitedStringIO(limit=OUTPUT_LIMIT)
         try:
@@ -177,14 +181,17 @@ class Context(RenderContext):
     def get(
         self, path: list[object], *, token: Token | None, default: object = UNDEFINED
     ) -> object:
-        value = super().get(path, token=token, default=default)
-        if isinstance(value, Missing):
-            # Either just made by `super`, or a local variable that stands for one.
-            if value.hint is None:
-                return value
-        elif not _is_blank(value) or (len(path) == 1 and path[0] in self.locals):
+        try:
+            value: Any = self.scope[path[0]]  # type: ignore[index]
+            for key in path[1:]:
+                value = value[key] if type(value) is dict else self.get_item(value, key)
+        except (KeyError, TypeError, IndexError):
+            if default is not UNDEFINED:
+                return default
+        else:
             # What a template assigned by itself it may print blank: separators do.
-            return value
+            if not _is_blank(value) or (len(path) == 1 and path[0] in self.locals):
+                return value
         name = ".".join(str(segment) for segment in path)
         return Missing(name, token=token, note=self.missing.append)
 
@@ -195,11 +202,9 @@ class Context(RenderContext):
 
 
 def _is_blank(value: object) -> bool:
-    if value is None:
-        return True
     if isinstance(value, str):
         return not value or value.isspace()
-    return isinstance(value, dict) and not value
+    return value is None or (not value and type(value) is dict)
 
 
 def _passes_missing_on(name: str, apply: Callable[..., Any]) -> Callable[..., Any]:
@@ -413,17 +418,23 @@ def _date(value: Any, layout: str = "%Y-%m-%d") -> str:
 @with_context
 def _money(value: Any, currency: str = "", *, context: RenderContext) -> str:
     """An amount as the customer's language writes it: `{{ x | money: "EUR" }}`."""
+    client: Any = context.globals["client"]
+    return _amount(str(value).strip(), str(currency), str(client["language"] or ""))
+
+
+@lru_cache(maxsize=4096)
+def _amount(value: str, currency: str, language: str) -> str:
     try:
-        amount = Decimal(str(value).strip())
+        amount = Decimal(value)
     except InvalidOperation:
-        raise FilterArgumentError(f"“{value}” is not an amount", token=None) from None
+        amount = Decimal("NaN")
     if not amount.is_finite():
         raise FilterArgumentError(f"“{value}” is not an amount", token=None)
-    locale = _locale(str(context.globals["client"]["language"] or ""))  # type: ignore[index]
+    locale = _locale(language)
     if not currency:
         return format_decimal(amount, format="#,##0.00", locale=locale)
     try:
-        return format_currency(amount, str(currency), locale=locale)
+        return format_currency(amount, currency, locale=locale)
     except (UnknownCurrencyError, ValueError):
         raise FilterArgumentError(
             f"“{currency}” is not a currency", token=None
