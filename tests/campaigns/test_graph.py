@@ -129,8 +129,8 @@ def test_a_sound_drawing_has_no_problem(start, steps):
             [step("1 a")],
             "error",
             "1 a",
-            "“1 a” cannot be the short name of a step: begin with a letter, and go on"
-            " with letters, digits, - and _, 64 at most.",
+            "“1 a” cannot be the short name of a step: use letters, digits, - and _"
+            " only, 64 at most.",
             id="a bad key",
         ),
         pytest.param(

@@ -1,0 +1,463 @@
+"""The pages of a campaign beside its drawing: report, runs, versions, publishing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.admin.models import LogEntry
+from django.contrib.contenttypes.models import ContentType
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import NoReverseMatch, reverse
+
+from campaigns import drawing, editing, panels, publish
+from campaigns.actions import ACTIONS
+from campaigns.editor import DEEDS, Desk, page_context
+from campaigns.models import Broadcast, Campaign, Passage, Run, Step, Version
+from campaigns.report import report
+from messaging.models import Message
+from smartcomm.core.errors import Several, UserError
+
+PER_PAGE = 50
+
+
+# --- report -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Equation:
+    """A sum that must hold, with its parts."""
+
+    total: str
+    number: int
+    parts: list[tuple[str, int]]
+
+    @property
+    def holds(self) -> bool:
+        return self.number == sum(number for _, number in self.parts)
+
+
+def equations(numbers: dict[str, Any]) -> list[Equation]:
+    """The two sums of a version's report."""
+    messages_ = numbers["messages"]
+    return [
+        Equation(
+            "entered",
+            numbers["entered"],
+            [(word, numbers[word]) for word in ("finished", "waiting", "failed")],
+        ),
+        Equation(
+            "queued",
+            messages_["queued"],
+            [
+                ("sent", messages_["sent"]),
+                ("failed", messages_["failed"]),
+                ("suppressed", sum(messages_["suppressed"].values())),
+                ("pending", messages_["pending"]),
+                ("unknown", messages_["unknown"]),
+            ],
+        ),
+    ]
+
+
+def report_page(desk: Desk) -> HttpResponse:
+    """The numbers of one version, drawn on its picture."""
+    found = report(desk.campaign)["versions"]
+    asked = desk.request.GET.get("version", "")
+    numbers = next(
+        (one for one in found if str(one["version"]) == asked),
+        found[0] if found and not asked else None,
+    )
+    if numbers is None:
+        if asked:
+            raise Http404
+        return _page(desk, "report", "campaigns/report.html", versions=[])
+    version = next(one for one in desk.versions if one.number == numbers["version"])
+    shown = panels.show(
+        drawing.as_json(version), mode="reporting", figures=panels.figures_of(numbers)
+    )
+    reasons = dict(Message.Reason.choices)
+    return _page(
+        desk,
+        "report",
+        "campaigns/report.html",
+        versions=found,
+        numbers=numbers,
+        shown=shown,
+        equations=equations(numbers),
+        suppressed=sorted(
+            (
+                (reasons.get(reason, reason or "No reason"), count)
+                for reason, count in numbers["messages"]["suppressed"].items()
+            ),
+            key=lambda pair: -pair[1],
+        ),
+    )
+
+
+# --- runs and broadcasts ----------------------------------------------------------
+
+
+def runs_page(desk: Desk) -> HttpResponse:
+    """The runs of a campaign, newest first, and its broadcasts."""
+    request = desk.request
+    status = request.GET.get("status", "")
+    before = request.GET.get("before", "")
+    runs = Run.objects.filter(campaign=desk.campaign).select_related(
+        "customer", "step", "version", "event__type", "system_event__type"
+    )
+    if status in Run.Status:
+        runs = runs.filter(status=status)
+    if before.isascii() and before.isdigit():
+        runs = runs.filter(pk__lt=int(before))
+    found = list(runs.order_by("-pk")[: PER_PAGE + 1])
+    return _page(
+        desk,
+        "runs",
+        "campaigns/runs.html",
+        runs=found[:PER_PAGE],
+        older=found[PER_PAGE - 1].pk if len(found) > PER_PAGE else None,
+        is_first=not before,
+        status=status,
+        statuses=[("", "All"), *Run.Status.choices],
+        broadcasts=Broadcast.objects.filter(campaign=desk.campaign).select_related(
+            "system_event__type", "version"
+        )[:20]
+        if not before
+        else [],
+    )
+
+
+# --- one run ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A step of a run, as it was or is."""
+
+    step: Step
+    symbol: str
+    label: str
+    sentence: str
+    arrived_at: Any
+    left_at: Any = None
+    way: str = ""
+    tone: str = ""
+    reason: str = ""
+    messages: tuple[Message, ...] = ()
+
+
+def stops(run: Run) -> list[Stop]:
+    """A run's way, step by step, with the messages it led to. Two queries."""
+    by_step: dict[str, list[Message]] = {}
+    for message in Message.objects.filter(
+        customer_id=run.customer_id, run_id=run.pk
+    ).order_by("pk"):
+        by_step.setdefault(message.step, []).append(message)
+    passages = list(
+        Passage.objects.filter(run=run, customer_id=run.customer_id)
+        .select_related("step")
+        .order_by("left_at", "pk")
+    )
+    found = [
+        Stop(
+            **_words(passage.step),
+            arrived_at=passage.arrived_at,
+            left_at=passage.left_at,
+            way=panels.way_label(passage.step.action, passage.way),
+            tone=panels.TONES.get(passage.way, ""),
+            reason=passage.reason,
+            messages=tuple(by_step.get(passage.step.key, ())),
+        )
+        for passage in passages
+    ]
+    if run.status != Run.Status.FINISHED or run.step_id not in {
+        passage.step_id for passage in passages
+    }:
+        found.append(
+            Stop(
+                **_words(run.step),
+                arrived_at=run.arrived_at,
+                messages=tuple(by_step.get(run.step.key, ())),
+            )
+        )
+    return found
+
+
+def _words(step: Step) -> dict[str, Any]:
+    action = ACTIONS.get(step.action)
+    return {
+        "step": step,
+        "symbol": action.symbol if action else "help",
+        "label": action.label if action else step.action,
+        "sentence": panels.say({"action": step.action, "config": step.config}),
+    }
+
+
+def run_page(admin: Any, request: HttpRequest, run: Run) -> HttpResponse:
+    """One customer's way through one version."""
+    started_by = run.event or run.system_event
+    event_url = ""
+    if started_by is not None:
+        try:
+            event_url = reverse(
+                f"admin:events_{started_by._meta.model_name}_change",
+                args=[started_by.pk],
+            )
+        except NoReverseMatch:
+            event_url = ""
+    return TemplateResponse(
+        request,
+        "campaigns/run.html",
+        {
+            **admin.admin_site.each_context(request),
+            "title": f"Run {run.pk}",
+            "opts": admin.opts,
+            "original": run,
+            "run": run,
+            "tone": panels.STATUS_TONES[run.status],
+            "started_by": started_by,
+            "event_url": event_url,
+            "stops": stops(run),
+        },
+    )
+
+
+# --- versions ---------------------------------------------------------------------
+
+
+def versions_page(desk: Desk) -> HttpResponse:
+    """All versions, and who changed what."""
+    if desk.request.method == "POST":
+        return _versions_deed(desk)
+    published_by = {
+        version.pk: version.published_by
+        for version in desk.campaign.versions.select_related("published_by")
+    }
+    log = (
+        LogEntry.objects.filter(
+            content_type=ContentType.objects.get_for_model(Campaign),
+            object_id=str(desk.campaign.pk),
+        )
+        .select_related("user")
+        .order_by("-pk")[:100]
+    )
+    return _page(
+        desk,
+        "versions",
+        "campaigns/versions.html",
+        rows=[(version, published_by[version.pk]) for version in desk.versions],
+        log=log,
+    )
+
+
+def _versions_deed(desk: Desk) -> HttpResponse:
+    """Draw an old version again, or throw the draft away."""
+    if not desk.may_edit:
+        raise PermissionDenied
+    number = desk.request.POST.get("version", "")
+    version = next((one for one in desk.versions if str(one.number) == number), None)
+    if version is None:
+        raise Http404
+    here = reverse("admin:campaigns_campaign_versions", args=[desk.campaign.pk])
+    if desk.request.POST.get("deed") == "discard":
+        if version.status != Version.Status.DRAFT or desk.published is None:
+            messages.error(
+                desk.request, "Only a draft of a published campaign can be discarded."
+            )
+            return HttpResponseRedirect(here)
+        version.delete()
+        said = f"The draft (version {number}) is discarded."
+    else:
+        try:
+            drawing.save_draft(
+                desk.campaign,
+                drawing.as_json(version),
+                user=desk.request.user,  # type: ignore[arg-type]
+            )
+        except UserError as error:
+            messages.error(desk.request, error.message)
+            return HttpResponseRedirect(here)
+        said = f"The draft is drawn as version {number} was."
+    desk.admin.log_change(desk.request, desk.campaign, said)
+    messages.success(desk.request, said)
+    return HttpResponseRedirect(
+        reverse("admin:campaigns_campaign_change", args=[desk.campaign.pk])
+    )
+
+
+# --- publishing, and the other deeds ----------------------------------------------
+
+
+def publish_page(desk: Desk) -> HttpResponse:
+    """What publishing would do, what stands in its way; then do it."""
+    if not desk.may_publish:
+        raise PermissionDenied
+    errors: list[UserError] = []
+    if desk.request.method == "POST":
+        try:
+            if desk.request.POST.get("stamp") != desk.stamp:
+                raise UserError(
+                    "The drawing was changed since this page was opened. Look at it"
+                    " again; this page shows it now."
+                )
+            done = publish.publish(desk.campaign, user=desk.request.user)  # type: ignore[arg-type]
+        except Several as several:
+            errors = several.errors
+        except UserError as error:
+            errors = [error]
+        else:
+            said = f"Version {done.version.number} is published."
+            desk.admin.log_change(desk.request, desk.campaign, said)
+            messages.success(desk.request, said)
+            return HttpResponseRedirect(
+                reverse("admin:campaigns_campaign_change", args=[desk.campaign.pk])
+            )
+    if desk.draft is None:
+        messages.info(desk.request, "There is nothing to publish: change it first.")
+        return HttpResponseRedirect(
+            reverse("admin:campaigns_campaign_change", args=[desk.campaign.pk])
+        )
+    findings = publish.check(desk.draft)
+    shown_errors = {error.message: error for error in [*errors, *findings.errors]}
+    return _page(
+        desk,
+        "publish",
+        "campaigns/publish.html",
+        errors=[
+            (error.message, _place(desk, error.field))
+            for error in shown_errors.values()
+        ],
+        warnings=findings.warnings,
+        sentences=_what_it_will_do(desk),
+        shown=panels.show(desk.definition),
+        blocked=bool(findings.errors),
+        status=409 if errors else 200,
+    )
+
+
+def _place(desk: Desk, field: str) -> str:
+    """The page where an error can be put right."""
+    page = reverse("admin:campaigns_campaign_change", args=[desk.campaign.pk])
+    if field.startswith(("trigger", "entry")):
+        return f"{page}?open=trigger"
+    if any(step["key"] == field for step in desk.definition["steps"]):
+        return f"{page}?open=step&step={field}"
+    return page if field else ""
+
+
+def _what_it_will_do(desk: Desk) -> list[str]:
+    definition = desk.definition
+    trigger = definition["trigger"]
+    is_system = trigger["kind"] == Version.Trigger.SYSTEM_EVENT
+    every = "all customers are looked at" if is_system else "its customer enters"
+    sentences = [
+        f"When {panels.say_trigger(definition)} occurs, {every}"
+        f" ({panels.say_entry(definition)}).",
+        "What has occurred before starts nothing; an event that comes in more than"
+        f" {trigger['max_age_hours']} hours late starts nothing either.",
+    ]
+    sends = [
+        ACTIONS[step["action"]].label.lower()
+        for step in definition["steps"]
+        if step["action"].startswith("send_")
+    ]
+    if sends:
+        each = {word: sends.count(word) for word in sends}
+        listed = ", ".join(
+            f"{word} ({number} times)" if number > 1 else word
+            for word, number in each.items()
+        )
+        sentences.append(f"On their way customers get: {listed}.")
+    else:
+        sentences.append("Nobody is written to: no step sends anything.")
+    if desk.published is not None:
+        under_way = Run.objects.filter(
+            version=desk.published, status=Run.Status.WAITING
+        ).count()
+        sentences.append(
+            f"Version {desk.published.number} takes nobody in any more."
+            f" {under_way:,} who are under way finish on it."
+        )
+    if desk.campaign.status == Campaign.Status.PAUSED:
+        sentences.append("The campaign stays paused until you resume it.")
+    return sentences
+
+
+def state_page(desk: Desk, deed: str) -> HttpResponse:
+    """Pause, resume, copy or archive, after a page that says what that means."""
+    if deed not in DEEDS:
+        raise Http404
+    is_copy = deed == "copy"
+    if is_copy:
+        if not desk.admin.has_add_permission(desk.request):
+            raise PermissionDenied
+    elif not desk.may_publish:
+        raise PermissionDenied
+    here = reverse("admin:campaigns_campaign_change", args=[desk.campaign.pk])
+    if desk.request.method == "POST":
+        try:
+            if is_copy:
+                made = _copy(desk)
+                here = reverse("admin:campaigns_campaign_change", args=[made.pk])
+                said = f"“{made}” is a copy of “{desk.campaign}”."
+            else:
+                {
+                    "pause": publish.pause,
+                    "resume": publish.resume,
+                    "archive": publish.archive,
+                }[deed](desk.campaign)
+                said = f"“{desk.campaign}” is {_DONE[deed]}."
+                desk.admin.log_change(desk.request, desk.campaign, said)
+        except UserError as error:
+            messages.error(desk.request, error.message)
+        else:
+            messages.success(desk.request, said)
+        return HttpResponseRedirect(here)
+    under_way = Run.objects.filter(
+        version__campaign=desk.campaign, status=Run.Status.WAITING
+    ).count()
+    return _page(
+        desk,
+        "state",
+        "campaigns/state.html",
+        deed_name=deed,
+        deed=DEEDS[deed],
+        under_way=None if is_copy else under_way,
+        offered=desk.campaign.status in DEEDS[deed].offered_when,
+    )
+
+
+_DONE = {"pause": "paused", "resume": "at work again", "archive": "archived"}
+
+
+def _copy(desk: Desk) -> Campaign:
+    name, number = f"{desk.campaign.name} (copy)"[:150], 2
+    while Campaign.objects.filter(name=name).exists():
+        end = f" (copy {number})"
+        name, number = desk.campaign.name[: 150 - len(end)] + end, number + 1
+    campaign = Campaign.objects.create(
+        name=name,
+        description=desk.campaign.description,
+        created_by=desk.request.user,  # type: ignore[misc]
+    )
+    drawing.save_draft(campaign, desk.definition, user=desk.request.user)  # type: ignore[arg-type]
+    desk.admin.log_addition(desk.request, campaign, f"Copied from {desk.campaign}.")
+    return campaign
+
+
+def _page(
+    desk: Desk, tab: str, template: str, *, status: int = 200, **more: Any
+) -> HttpResponse:
+    return TemplateResponse(
+        desk.request,
+        template,
+        {
+            **page_context(desk, tab=tab, **more),
+            "stamp": editing.stamp(desk.definition),
+        },
+        status=status,
+    )
