@@ -24,6 +24,9 @@ class Segment(models.Model):
     )
     count = models.PositiveBigIntegerField(null=True, editable=False)
     counted_at = models.DateTimeField(null=True, editable=False)
+    tried_at = models.DateTimeField(
+        null=True, editable=False, help_text="When counting was last begun."
+    )
     took_ms = models.PositiveIntegerField("took (ms)", null=True, editable=False)
     error = models.TextField(blank=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)

@@ -44,6 +44,14 @@ class Migration(migrations.Migration):
                 ("count", models.PositiveBigIntegerField(editable=False, null=True)),
                 ("counted_at", models.DateTimeField(editable=False, null=True)),
                 (
+                    "tried_at",
+                    models.DateTimeField(
+                        editable=False,
+                        help_text="When counting was last begun.",
+                        null=True,
+                    ),
+                ),
+                (
                     "took_ms",
                     models.PositiveIntegerField(
                         editable=False, null=True, verbose_name="took (ms)"

@@ -1,0 +1,202 @@
+"""A rule as a form: every rule can be shown, and comes back the same."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segments import drafts, rules
+from segments.builder import Options, render
+from segments.operators import OPERATORS, Takes
+
+pytestmark = pytest.mark.django_db
+
+EVENT_VALUES = Options(allow_event_values=True, live=False)
+
+
+class Inputs(HTMLParser):
+    """What a browser would send of a form: names and values, in order."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.sent: list[tuple[str, str]] = []
+        self.area = self.select = None
+        self.text = ""
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        name = attrs.get("name")
+        if tag == "input" and name:
+            if attrs.get("type") == "checkbox":
+                if "checked" in attrs:
+                    self.sent.append((name, attrs.get("value", "on")))
+            else:
+                self.sent.append((name, _one_line(attrs)))
+        elif tag == "select":
+            self.select, self.first = name, None
+        elif tag == "option":
+            self.first = attrs["value"] if self.first is None else self.first
+            if "selected" in attrs:
+                self.sent.append((self.select, attrs["value"]))
+                self.select = None
+        elif tag == "textarea":
+            self.area, self.text = name, ""
+
+    handle_startendtag = handle_starttag
+
+    def handle_data(self, data):
+        if self.area:
+            self.text += data
+
+    def handle_endtag(self, tag):
+        if tag == "textarea":
+            # The first line end after the tag is no part of the value.
+            text = self.text.removeprefix("\n")
+            self.sent.append((self.area, text.replace("\n", "\r\n")))
+            self.area = None
+        elif tag == "select" and self.select and self.first is not None:
+            self.sent.append((self.select, self.first))
+            self.select = None
+
+
+def _one_line(attrs):
+    text = attrs.get("value") or ""
+    if attrs.get("type") == "hidden":
+        return text.replace("\n", "\r\n")
+    if attrs.get("type") == "date":
+        return text if rules.DAY.match(text) else ""
+    return text.replace("\n", "")
+
+
+def sent_by(html: str) -> dict[str, list[str]]:
+    parser = Inputs()
+    parser.feed(html)
+    data: dict[str, list[str]] = {}
+    for name, text in parser.sent:
+        data.setdefault(name, []).append(text)
+    return data
+
+
+texts = st.text(
+    st.characters(codec="utf-8", exclude_characters="\x00\r"), max_size=12
+)
+codes = st.from_regex(r"[a-z_][a-z0-9_]{0,6}(\.[a-z]{1,4})?", fullmatch=True)
+names = st.text(
+    st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl", "Zp"]),
+    min_size=1,
+    max_size=12,
+)
+days = st.dates().map(str)
+instants = days | st.just("2026-10-01T09:00:00+03:00")
+from_event = codes.map(rules.EventValue)
+numbers = (
+    st.integers(-(10**20), 10**20)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.integers(-5, 5)
+)
+scalars = texts | numbers | st.booleans() | from_event | days
+
+
+def _values(op):
+    match OPERATORS[op].takes:
+        case Takes.NOTHING:
+            return st.none()
+        case Takes.ONE:
+            return scalars
+        case Takes.LIST:
+            lists = st.lists(scalars, min_size=1, max_size=5)
+            long = st.lists(texts, min_size=51, max_size=60)
+            return lists.map(tuple) | long.map(tuple) | from_event
+        case Takes.ORDERED:
+            return numbers | instants | from_event
+        case Takes.PAIR:
+            return (
+                st.tuples(numbers, numbers)
+                | st.tuples(instants, instants)
+                | st.tuples(from_event, numbers)
+            )
+        case Takes.TEXT:
+            return texts.filter(bool) | from_event
+        case Takes.TIME:
+            return instants | from_event
+        case Takes.DAY:
+            return days | from_event
+        case Takes.DAYS:
+            return st.integers(0, 1_000_000)
+
+
+def _comparisons(make, subjects):
+    return st.sampled_from(list(OPERATORS)).flatmap(
+        lambda op: st.builds(make, subjects, st.just(op), _values(op))
+    )
+
+
+counts = st.integers(0, 1_000_000)
+pairs = st.tuples(counts, counts).map(lambda ends: tuple(sorted(ends)))
+questions = (
+    st.builds(rules.Count, st.sampled_from([">=", "<=", "="]), counts)
+    | st.builds(rules.Count, st.just("between"), pairs)
+    | st.builds(rules.DaysSinceLast, st.sampled_from([">=", "<=", "="]), counts)
+    | st.builds(rules.DaysSinceLast, st.just("between"), pairs)
+    | st.builds(
+        rules.LastDate, st.sampled_from(["before", "after"]), instants | from_event
+    )
+    | st.builds(rules.LastDate, st.just("on"), days | from_event)
+    | st.builds(rules.LastDate, st.just("between"), st.tuples(instants, instants))
+)
+periods = (
+    st.none()
+    | st.builds(rules.Last, st.integers(1, 1200), st.sampled_from(list(rules.MAX_PERIOD)))
+    | st.builds(rules.Span, instants, instants)
+    | st.builds(rules.Span, instants, st.none())
+    | st.builds(rules.Span, st.none(), instants)
+)
+lines = st.lists(_comparisons(rules.FieldIs, codes), max_size=3).map(tuple)
+conditions = (
+    _comparisons(rules.Attribute, names)
+    | st.builds(rules.InSegment, st.integers(1, 10**11))
+    | st.builds(rules.Happened, names, lines, periods, questions)
+)
+trees = st.recursive(
+    conditions,
+    lambda inner: st.builds(
+        rules.All, st.lists(inner, min_size=1, max_size=3).map(tuple)
+    )
+    | st.builds(rules.AnyOf, st.lists(inner, min_size=1, max_size=3).map(tuple))
+    | st.builds(rules.Not, inner),
+    max_leaves=6,
+)
+
+
+def normal(rule, *, top=True):
+    """Two `not` in a row are none, and a condition alone is a group of one."""
+    match rule:
+        case rules.Not(rules.Not(part)):
+            return normal(part, top=top)
+        case rules.Not(part):
+            found = rules.Not(normal(part, top=False))
+        case rules.All(parts):
+            return rules.All(tuple(normal(part, top=False) for part in parts))
+        case rules.AnyOf(parts):
+            return rules.AnyOf(tuple(normal(part, top=False) for part in parts))
+        case _:
+            found = rule
+    grouped = isinstance(found, rules.Not) and isinstance(
+        found.part, rules.All | rules.AnyOf
+    )
+    return rules.All((found,)) if top and not grouped else found
+
+
+@settings(max_examples=200, deadline=None)
+@given(trees)
+def test_a_rule_shown_in_the_builder_and_sent_back_is_the_same_rule(rule):
+    html = render(drafts.of_rule(rule), "steps-2-rule", EVENT_VALUES)
+
+    draft = drafts.read(sent_by(html), "steps-2-rule")
+    written = drafts.write(draft, "steps-2-rule")
+
+    assert written.problems == []
+    assert rules.parse(written.data, event_values=True) == normal(rule)
