@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from django.db import models
 from django.db.models.functions import MD5
 
 from customers.models import Channel, Customer, MailingCategory
 from events.models import Event, SystemEvent
+from messaging import suppressions
 from smartcomm.core.db import CustomerOwned
 
 
@@ -98,6 +99,7 @@ class Message(CustomerOwned):
         SUPPRESSED_ADDRESS = "suppressed_address", "Suppressed address"
         MISSING_VARIABLE = "missing_variable", "Missing variable"
         EXPIRED = "expired", "Too late to send"
+        CANCELLED = "cancelled", "Cancelled"
 
     customer = models.ForeignKey(
         Customer,
@@ -259,6 +261,10 @@ class Suppression(models.Model):
 
     def __str__(self) -> str:
         return f"{self.get_channel_display()} {self.address}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        self.address = suppressions.key(self.channel, self.address)
+        super().save(*args, **kwargs)
 
 
 class ChannelSettings(models.Model):

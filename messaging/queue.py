@@ -10,10 +10,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from customers.models import Channel
-from messaging.models import ChannelSettings, Hold, Message
+from customers.contacts import normalise_email, normalise_phone
+from customers.models import Channel, Customer
+from events.models import Event, SystemEvent
+from messaging import render
+from messaging.eligibility import ADDRESS
+from messaging.models import ChannelSettings, Content, Hold, Message, Text
+from messaging.render import Written
 from smartcomm.core.db import fetch_all
 from smartcomm.core.doorbell import ring
+from smartcomm.core.errors import Invalid, Several
 
 SEND_TASK = "messaging.tasks.send_messages"
 
@@ -86,6 +92,69 @@ def queue_messages(requests: Sequence[Request], *, now: datetime) -> int:
     return len(new)
 
 
+def send_test(
+    text: Written,
+    *,
+    customer: Customer,
+    event: Event | SystemEvent | None = None,
+    address: str = "",
+    now: datetime,
+) -> Message:
+    """Queue a message that is only a try, put together for this customer and event.
+
+    It takes the same way as a real one. With an `address` it goes there, and nobody's
+    consent is asked; without, it goes to the customer, if they may be written to.
+    """
+    problems = render.problems(
+        text.channel,
+        {name: getattr(text, name) for name in render.FIELDS[text.channel]},
+    )
+    if problems:
+        raise Several(list(problems))
+    message = Message(
+        customer=customer,
+        channel=text.channel,
+        content=_content(text),
+        event=event if isinstance(event, Event) else None,
+        system_event=event if isinstance(event, SystemEvent) else None,
+        is_test=True,
+        due_at=now,
+        created_at=now,
+        expires_at=now + times_to_live()[text.channel],
+        address=_checked(text.channel, address),
+    )
+    message.save()
+    ring(SEND_TASK)
+    return message
+
+
+def _content(text: Written) -> Content:
+    if isinstance(text, Content) and text.pk:
+        return text
+    names = [field.name for field in Text._meta.fields]
+    content = Content(
+        **{name: getattr(text, name) for name in names if hasattr(text, name)}
+    )
+    content.save()
+    return content
+
+
+def _checked(channel: str, address: str) -> str:
+    if not address.strip():
+        return ""
+    if channel == Channel.PUSH:
+        return address.strip()
+    contact = (
+        normalise_email(address)
+        if channel == Channel.EMAIL
+        else normalise_phone(address)
+    )
+    if not contact.is_valid:
+        what = ADDRESS[Channel(channel)]
+        raise Invalid(f"“{contact.value}” is no valid {what}.", field="address")
+    return contact.value
+
+
 def times_to_live() -> dict[str, timedelta]:
     """How long a message of each channel may wait. One query."""
     decided = {row.channel: row for row in ChannelSettings.objects.all()}
@@ -137,6 +206,23 @@ def release(campaign_id: int) -> None:
     """Send the messages of a campaign again. What expired meanwhile is suppressed."""
     Hold.objects.filter(campaign_id=campaign_id).delete()
     ring(SEND_TASK)
+
+
+def cancel(campaign_id: int, *, reason: str) -> int:
+    """Suppress what a campaign has queued and not handed over. Returns how many.
+
+    Whoever asked for them has ended, and is not told.
+    """
+    return Message.objects.filter(
+        campaign_id=campaign_id, status=Message.Status.QUEUED
+    ).update(
+        status=Message.Status.SUPPRESSED,
+        reason=Message.Reason.CANCELLED,
+        detail=reason,
+        is_settled=True,
+        lease=None,
+        leased_until=None,
+    )
 
 
 def queue_again(message_ids: Iterable[int], *, now: datetime) -> int:

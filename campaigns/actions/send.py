@@ -21,6 +21,7 @@ from campaigns.models import Step
 from customers.models import Channel, MailingCategory
 from messaging import queue, render
 from messaging.models import Missing
+from smartcomm.core.errors import Several
 
 SENT = "sent"
 
@@ -74,9 +75,8 @@ class PushForm(SendForm):
 
 class Send(Action):
     channel: ClassVar[Channel]
-    #: The texts this channel has; those that must not be empty come first.
+    #: The texts this channel has.
     texts: ClassVar[tuple[str, ...]]
-    required: ClassVar[tuple[str, ...]]
     way_labels = {SENT: "Sent"}
 
     def clean(self, config: Config) -> Config:
@@ -86,16 +86,9 @@ class Send(Action):
             text = config.get(name) or ""
             if not isinstance(text, str):
                 raise ConfigInvalid(f"“{name}” is a text.", field=name)
-            render.check(text, field=name)
             cleaned[name] = text
-        for name in self.required:
-            if not cleaned[name].strip():
-                raise ConfigInvalid(f"“{name}” is missing.", field=name)
-        if (
-            self.channel == Channel.EMAIL
-            and not (cleaned["html"] or cleaned["text"]).strip()
-        ):
-            raise ConfigInvalid("An e-mail needs “html” or “text”.", field="text")
+        if wrong := render.problems(self.channel, cleaned):
+            raise Several(list(wrong))
         cleaned["category"] = self._category(config.get("category"))
         cleaned["missing"] = config.get("missing") or Missing.SKIP.value
         if cleaned["missing"] not in Missing:
@@ -144,7 +137,6 @@ class SendEmail(Send):
     hint = "Write an e-mail; go on with those it was sent to."
     channel = Channel.EMAIL
     texts = ("subject", "html", "text")
-    required = ("subject",)
     form = EmailForm
 
     def describe(self, config: Config) -> str:
@@ -158,7 +150,6 @@ class SendSms(Send):
     hint = "Write a short message; go on with those it was sent to."
     channel = Channel.SMS
     texts = ("text",)
-    required = ("text",)
     form = SmsForm
 
     def describe(self, config: Config) -> str:
@@ -172,7 +163,6 @@ class SendPush(Send):
     hint = "Write to their phones; go on with those it was sent to."
     channel = Channel.PUSH
     texts = ("title", "text", "link", "image")
-    required = ("title", "text")
     form = PushForm
 
     def describe(self, config: Config) -> str:
