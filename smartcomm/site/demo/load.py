@@ -70,18 +70,18 @@ def load_journey(
     size: str,
     now: datetime,
     progress: Progress,
-    households: frozenset[int] | None = None,
+    study: Study | None = None,
 ) -> Loaded:
     """Load customers and events of the study, as backfill. Commits every 1,000.
 
-    Any part of it that is there already stays as it is. `households` takes only those,
-    whatever the size.
+    Any part of it that is there already stays as it is. A `study` that is given is
+    taken with the households it has, whatever the size.
     """
     source = demo_source()
     calendar = remember_calendar(source, size=size, now=now)
-    study = open_study(size=size, households=households)
     loaded = Loaded()
     progress.say("Reading the Complete Journey study.")
+    study = study or open_study(size=size)
     _declare_attributes()
     for people_batch in batches(_customers(study, calendar), BATCH):
         loaded.customers += len(people_batch)
@@ -112,10 +112,8 @@ def demo_source() -> Source:
     return source
 
 
-def open_study(*, size: str, households: frozenset[int] | None = None) -> Study:
-    if households is None and size == SMALL:
-        households = Study().surveyed
-    return Study(households)
+def open_study(*, size: str) -> Study:
+    return Study(Study().surveyed) if size == SMALL else Study()
 
 
 def remember_calendar(source: Source, *, size: str, now: datetime) -> Calendar:
@@ -130,7 +128,7 @@ def remember_calendar(source: Source, *, size: str, now: datetime) -> Calendar:
             "time_zone": settings.TIME_ZONE,
         }
         item = {"id": "begun", "name": BEGUN, "context": context, "backfill": True}
-        record([item], source=source, kind=Kind.SYSTEM)
+        record([item], source=source, kind=Kind.SYSTEM, now=now)
         begun = SystemEvent.objects.get(source=source, external_id="begun")
     last_day = date.fromisoformat(begun.context["last_day"])
     first_day = last_day - timedelta(days=SMALL_DAYS - 1) if size == SMALL else None
@@ -159,12 +157,16 @@ def mark_loaded(source: Source, *, size: str, loaded: Loaded) -> None:
 
 
 def record(
-    items: Sequence[dict[str, Any]], *, source: Source, kind: Kind = Kind.CUSTOMER
+    items: Sequence[dict[str, Any]],
+    *,
+    source: Source,
+    kind: Kind = Kind.CUSTOMER,
+    now: datetime | None = None,
 ) -> Recorded:
     """Record items of which none may be refused."""
     # By customer, so that rows of one customer come to lie side by side.
     items = sorted(items, key=lambda item: item.get("customer", ""))
-    recorded = record_events(items, source=source, kind=kind)
+    recorded = record_events(items, source=source, kind=kind, now=now)
     if recorded.rejected:
         refusal = next(one for one in recorded.results if one.status == "rejected")
         raise RuntimeError(f"{refusal.id} was refused: {refusal.message}")

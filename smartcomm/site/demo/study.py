@@ -137,7 +137,7 @@ class Study:
     path: Path = field(default_factory=folder)
 
     def weeks(self, *, since: date | None = None) -> Iterator[Week]:
-        """The purchases, a week at a time; weeks that end before `since` are not read."""
+        """The purchases, a week at a time; weeks before `since` are left out."""
         table = self._transactions
         times = table["transaction_timestamp"]
         row = 0
