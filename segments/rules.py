@@ -195,6 +195,8 @@ def to_json(rule: Rule) -> dict[str, Any]:
                     ends = {"from": start, "to": end}
                     data["period"] = {key: day for key, day in ends.items() if day}
             match question:
+                case Count(">=", 1):
+                    pass  # What is asked where nothing else is.
                 case Count(op, value):
                     data["count"] = {"op": op, "value": _plain(value)}
                 case LastDate(op, value):

@@ -1,0 +1,272 @@
+"""A campaign as JSON: read strictly, written back the same."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from campaigns import drawing, publish
+from campaigns.drawing import read, save_draft
+from campaigns.models import Campaign, Version
+from events.models import EventType
+from messaging.models import Content
+from smartcomm.core.errors import Conflict, Several
+from tests import make
+
+pytestmark = pytest.mark.django_db
+
+#: The example of the product's description, without its name.
+EXAMPLE: dict = {
+    "trigger": {
+        "kind": "system_event",
+        "event": "Product in stock",
+        "where": [],
+        "max_age_hours": 72,
+    },
+    "entry": {"rule": "every_event"},
+    "start": "viewers",
+    "steps": [
+        {
+            "key": "viewers",
+            "action": "filter_customers",
+            "config": {
+                "rule": {
+                    "event": "Product viewed",
+                    "period": {"last": 90, "unit": "days"},
+                    "where": [
+                        {"field": "product_id", "op": "=", "value": "$product_id"}
+                    ],
+                }
+            },
+            "next": {"positive": "mail", "negative": None},
+        },
+        {
+            "key": "mail",
+            "action": "send_email",
+            "config": {
+                "subject": "{{ client.eventContext.name }} is back",
+                "html": "<p>It is.</p>",
+                "text": "It is.",
+                "category": None,
+                "missing": "skip",
+            },
+            "next": {"sent": None},
+        },
+    ],
+}
+
+
+def changed(**places):
+    """The example with other values: changed(steps__0__key="x")."""
+    data = copy.deepcopy(EXAMPLE)
+    for place, value in places.items():
+        *path, last = place.split("__")
+        spot = data
+        for part in path:
+            spot = spot[int(part) if part.isdigit() else part]
+        spot[int(last) if last.isdigit() else last] = value
+    return data
+
+
+def test_what_is_saved_is_written_back_the_same():
+    campaign = Campaign.objects.create(name="Back in stock")
+
+    version = save_draft(campaign, EXAMPLE)
+
+    assert drawing.as_json(Version.objects.get(pk=version.pk)) == EXAMPLE
+    assert (version.number, version.status) == (1, "draft")
+
+
+def test_what_is_left_out_has_the_value_of_the_description():
+    sparse = copy.deepcopy(EXAMPLE)
+    sparse["trigger"] = {"kind": "system_event", "event": "Product in stock"}
+    del sparse["entry"]
+    for key in ("category", "missing"):
+        del sparse["steps"][1]["config"][key]
+
+    assert read(sparse) == EXAMPLE
+
+
+@pytest.mark.parametrize(
+    ("place", "data"),
+    [
+        ("", []),
+        ("triger", changed(triger={})),
+        ("trigger", changed(trigger=None)),
+        ("trigger.kind", changed(trigger__kind="webhook")),
+        ("trigger.event", changed(trigger__event=7)),
+        ("trigger.evnt", changed(trigger__evnt="x")),
+        ("trigger.max_age_hours", changed(trigger__max_age_hours=0)),
+        ("trigger.where.0.op", changed(trigger__where=[{"field": "a", "op": "is"}])),
+        (
+            "trigger.where.0.value",
+            changed(trigger__where=[{"field": "a", "op": "=", "value": "$a"}]),
+        ),
+        ("entry.rule", changed(entry={"rule": "twice"})),
+        ("entry.days", changed(entry={"rule": "interval"})),
+        ("entry.days", changed(entry={"rule": "once", "days": 3})),
+        ("start", changed(start=7)),
+        ("steps", changed(steps={})),
+        ("steps.0", changed(steps__0="x")),
+        ("steps.0.key", changed(steps__0__key="two words")),
+        ("steps.1.key", changed(steps__1__key="viewers")),
+        ("steps.0.nxt", changed(steps__0__nxt={})),
+        ("steps.0.action", changed(steps__0__action="teleport")),
+        ("steps.0.config.rule", changed(steps__0__config={})),
+        ("steps.0.config.rules", changed(steps__0__config={"rules": {}})),
+        (
+            "steps.0.config.rule.evnt",
+            changed(steps__0__config__rule={"event": "A", "evnt": 1}),
+        ),
+        ("steps.1.config.subject", changed(steps__1__config__subject="{{ client.")),
+        ("steps.1.config.subject", changed(steps__1__config__subject="")),
+        ("steps.1.config.text", changed(steps__1__config__text=7)),
+        ("steps.1.config.missing", changed(steps__1__config__missing="guess")),
+        ("steps.1.config.category", changed(steps__1__config__category="nowhere")),
+        ("steps.1.next", changed(steps__1__next=[])),
+        ("steps.1.next.sent", changed(steps__1__next={"sent": 3})),
+    ],
+)
+def test_what_is_not_understood_is_refused_with_its_place(place, data):
+    campaign = Campaign.objects.create(name="Back in stock")
+
+    with pytest.raises(Several) as caught:
+        save_draft(campaign, data)
+
+    assert place in [error.field for error in caught.value.errors]
+    assert not Version.objects.exists()
+
+
+def test_all_errors_are_told_at_once():
+    with pytest.raises(Several) as caught:
+        read(changed(entry={"rule": "twice"}, steps__0__action="teleport", start=7))
+
+    assert {error.field for error in caught.value.errors} == {
+        "entry.rule",
+        "steps.0.action",
+        "start",
+    }
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"for": 3},
+        {"for": 0, "unit": "days"},
+        {"for": 3, "unit": "weeks"},
+        {"for": 10**9, "unit": "days"},
+        {"for": True, "unit": "days"},
+        {"for": 3, "unit": "days", "until": "2026-12-01"},
+        {"until": "soon"},
+        {"until": "2026-12-01T09:00:00"},
+        {"time_of_day": "25:00"},
+        {"time_of_day": 9},
+    ],
+)
+def test_a_wait_that_makes_no_sense_is_refused(config):
+    with pytest.raises(Several):
+        read(changed(steps__1=make.step("mail", "wait", config, done=None)))
+
+
+# Publishing
+
+
+def test_publishing_freezes_the_texts_and_waits_for_the_event():
+    make.event_type("Product viewed")
+    campaign = Campaign.objects.create(name="Back in stock")
+    save_draft(campaign, EXAMPLE)
+
+    published = publish.publish(campaign)
+
+    version = published.version
+    assert version.status == "published"
+    event_type = EventType.objects.get(name="Product in stock")
+    assert event_type.is_awaited
+    assert event_type.kind == "system"
+    content = Content.objects.get()
+    assert content.subject == "{{ client.eventContext.name }} is back"
+    assert version.steps.get(key="mail").content == content
+    # An event nobody has seen yet is declared, and the marketer is told.
+    assert any("Product in stock" in warning for warning in published.warnings)
+
+
+def test_publishing_again_supersedes_and_takes_the_number_on():
+    campaign = make.campaign(make.sms("one"))
+    save_draft(campaign, drawing.as_json(campaign.versions.get()))
+    publish.publish(campaign)
+
+    assert list(campaign.versions.values_list("number", "status")) == [
+        (2, "published"),
+        (1, "superseded"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("message", "data"),
+    [
+        ("no event “Product viewed”", EXAMPLE),
+        ("Choose the event", changed(trigger__event="")),
+        ("nowhere", changed(steps__1__next={"sent": "nowhere"})),
+        (
+            "none",
+            changed(steps__0=make.step("viewers", "refresh_filter", {"filter": "x"})),
+        ),
+        ("viewers → mail → viewers", changed(steps__1__next={"sent": "viewers"})),
+        ("nowhere", changed(start="nowhere")),
+        ("step", changed(steps=[], start="")),
+    ],
+)
+def test_a_drawing_that_is_not_sound_is_saved_but_not_published(message, data):
+    campaign = Campaign.objects.create(name="Back in stock")
+    save_draft(campaign, data)
+
+    with pytest.raises(Several, match=message):
+        publish.publish(campaign)
+
+    campaign.refresh_from_db()
+    assert campaign.status == "draft"
+    assert not EventType.objects.filter(is_awaited=True).exists()
+
+
+def test_a_trigger_of_the_wrong_kind_is_refused():
+    make.event_type("Order paid")
+    campaign = make.draft(on="Order paid", system=True)
+
+    with pytest.raises(Several, match="Choose the other trigger"):
+        publish.publish(campaign)
+
+
+def test_there_must_be_a_draft_to_publish():
+    with pytest.raises(Conflict, match="nothing to publish"):
+        publish.publish(make.campaign())
+
+
+def test_who_waits_for_an_event_follows_the_campaign_s_state():
+    campaign = make.campaign(on="Order paid")
+
+    def awaited():
+        return EventType.objects.get(name="Order paid").is_awaited
+
+    assert awaited()
+    publish.pause(campaign)
+    assert not awaited()
+    publish.resume(campaign)
+    assert awaited()
+    publish.archive(campaign)
+    assert not awaited()
+
+
+def test_states_are_left_in_order_only():
+    campaign = make.draft()
+    for deed in (publish.pause, publish.resume):
+        with pytest.raises(Conflict, match="The campaign is draft"):
+            deed(campaign)
+    publish.archive(campaign)
+    for refused in (publish.archive, publish.publish):
+        with pytest.raises(Conflict, match="archived"):
+            refused(campaign)
+    campaign.refresh_from_db()
+    with pytest.raises(Conflict, match="archived"):
+        save_draft(campaign, EXAMPLE)
