@@ -19,6 +19,7 @@ templates do not exist here; loops, output and variables are bounded.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import date, datetime
@@ -87,7 +88,7 @@ class Text:
 
     def __init__(self, source: str, *, html: bool) -> None:
         try:
-            self.template = _environment(html).from_string(source)
+            self.template = _environment(html).from_string(_freed(source))
         except LiquidError as error:
             raise _explained(error, source) from None
         self.source = source
@@ -476,6 +477,35 @@ class Sandbox(Environment):
 @lru_cache(maxsize=2)
 def _environment(html: bool) -> Sandbox:
     return Sandbox(html=html)
+
+
+# --- names that are words of Liquid -----------------------------------------------
+
+RESERVED_WORDS = (
+    "and as blank cols contains continue else empty false for if in limit nil not null "
+    "offset or required reversed true with"
+).split()
+TAG = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
+#: A text in quotes, or a step of a path that Liquid would take for a word of its own.
+STEP = re.compile(
+    r"""("[^"]*"|'[^']*')|(?<=[\w\]])\.("""
+    + "|".join(sorted(RESERVED_WORDS, key=len, reverse=True))
+    + r""")(?![\w-])"""
+)
+
+
+def _freed(source: str) -> str:
+    """The same text, in which `.limit` is `["limit"]`.
+
+    An event may have a field `limit`, `for` or `blank`; Liquid refuses such steps.
+    """
+    return TAG.sub(
+        lambda tag: STEP.sub(
+            lambda found: found[1] or f'["{found[2]}"]',
+            tag[0],
+        ),
+        source,
+    )
 
 
 # --- errors and names -------------------------------------------------------------

@@ -82,7 +82,7 @@ class Recipients:
         )
         self.addresses = {row.id: self._address(row) for row in batch}
         self.suppressed = _suppressed(
-            (row.channel, self.addresses[row.id][0]) for row in batch
+            _key(row.channel, self.addresses[row.id][0]) for row in batch
         )
 
     def situation(self, row: Claimed) -> Situation:
@@ -96,7 +96,7 @@ class Recipients:
             expires_at=row.expires_at,
             address=address,
             address_is_valid=is_valid,
-            address_is_suppressed=(row.channel, address) in self.suppressed,
+            address_is_suppressed=_key(row.channel, address) in self.suppressed,
             channel_answer=self.answers.get((row.customer_id, row.channel, None)),
             channel_default=decided.default_consent if decided else False,
             category=category.name if category else "",
@@ -171,6 +171,11 @@ SUPPRESSED = """
        AND md5(held.address) = md5(asked.address)
        AND held.address = asked.address
 """
+
+
+def _key(channel: str, address: str) -> tuple[str, str]:
+    # What customers and devices carry is normalised already; see suppressions.key.
+    return channel, address.lower() if channel == Channel.EMAIL else address
 
 
 def _suppressed(asked: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:

@@ -229,12 +229,14 @@ def unknown(variable: str) -> str:
         variable == name or variable.startswith(f"{name}.") for name in OPEN
     ):
         return ""
-    near = difflib.get_close_matches(variable, KNOWN, n=1, cutoff=0.75)
+    meant = f"client.{variable.removeprefix('client.')}"
+    near = difflib.get_close_matches(meant, KNOWN, n=1, cutoff=0.85)
+    if near:
+        return f"There is no variable {variable}. Did you mean {near[0]}?"
     if not variable.startswith("client."):
-        near = near or difflib.get_close_matches(f"client.{variable}", KNOWN, n=1)
-        near = near or [f"client.eventContext.{variable}"]
-    hint = f" Did you mean {near[0]}?" if near else ""
-    return f"There is no variable {variable}.{hint}"
+        meant = f"client.eventContext.{variable}"
+        return f"There is no variable {variable}. Did you mean {meant}?"
+    return f"There is no variable {variable}."
 
 
 # --- texts ------------------------------------------------------------------------

@@ -342,7 +342,8 @@ START = """
     WITH started AS (
         UPDATE messaging_message AS message
            SET status = 'sending', sending_since = %(now)s, attempts = attempts + 1,
-               lease = NULL, leased_until = NULL, detail = '', provider = %(provider)s, address = letter.address,
+               lease = NULL, leased_until = NULL, detail = '',
+               provider = %(provider)s, address = letter.address,
                subject = letter.subject, body = letter.body, html = letter.html,
                link = letter.link, image = letter.image
           FROM unnest(

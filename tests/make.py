@@ -15,6 +15,8 @@ from campaigns.models import Campaign
 from customers.models import Consent, Customer
 from events.ingest import record_events
 from events.models import Event, EventType, Kind, Source, SystemEvent
+from messaging import queue
+from messaging.models import Content, Message
 
 _numbers = itertools.count(1)
 
@@ -99,6 +101,46 @@ def system_event(
     recorded = record_events([item], source=source(), kind=Kind.SYSTEM)
     assert recorded.accepted == 1, recorded
     return SystemEvent.objects.get(external_id=item["id"])
+
+
+# messaging
+
+
+def content(channel: str = "sms", **texts: Any) -> Content:
+    """A frozen text: make.content("email", subject="Hi", text="...")."""
+    if channel == "email":
+        texts.setdefault("subject", "Hello")
+    if channel == "push":
+        texts.setdefault("title", "Hello")
+    texts.setdefault("text", "Hello")
+    return Content.objects.create(channel=channel, **texts)
+
+
+def message(
+    customer: Customer,
+    content_: Content | None = None,
+    *,
+    event: Event | None = None,
+    now: datetime | None = None,
+    run_id: int | None = None,
+    campaign_id: int | None = 1,
+    step: str = "send",
+) -> Message:
+    """A queued message, as a step of a run asks for it."""
+    content_ = content_ or content()
+    run_id = run_id or next(_numbers)
+    request = queue.Request(
+        customer_id=customer.pk,
+        run_id=run_id,
+        campaign_id=campaign_id,
+        version_id=1,
+        step=step,
+        content_id=content_.pk,
+        channel=content_.channel,
+        event_id=event.pk if event else None,
+    )
+    queue.queue_messages([request], now=now or timezone.now())
+    return Message.objects.get(run_id=run_id, step=step)
 
 
 # campaigns
