@@ -41,16 +41,18 @@ def create_key(
     expires_at: datetime | None = None,
 ) -> tuple[ApiKey, str]:
     """Make a key for a source; the second value is the secret, shown this once."""
-    chosen = sorted(set(scopes), key=Scope.values.index) if scopes else []
-    if not chosen:
-        raise Invalid("Choose at least one scope for the key.", field="scopes")
+    chosen = set(scopes)
+    if not chosen or not chosen <= set(Scope.values):
+        raise Invalid(
+            f"Choose from the scopes {', '.join(Scope.values)}.", field="scopes"
+        )
     secret = MARK + secrets.token_urlsafe(32)
     key = ApiKey.objects.create(
         source=source,
         name=name,
         prefix=secret[:SHOWN],
         hash=hash_of(secret),
-        scopes=chosen,
+        scopes=[scope for scope in Scope.values if scope in chosen],
         expires_at=expires_at,
     )
     return key, secret

@@ -80,7 +80,8 @@ class ApiView(APIView):
         response = super().finalize_response(request, response, *args, **kwargs)
         rate = getattr(request, "rate", None)
         if rate is not None:
-            response.headers.update(rate.headers())
+            for name, value in rate.headers().items():
+                response[name] = value
         patch_cache_control(response, no_store=True)
         return response
 

@@ -98,8 +98,9 @@ def operation(
 ) -> Callable[[Any], Any]:
     """Describe one call: what it takes, what it answers, and how it refuses.
 
-    `body` is a struct, or a tuple of those it may be. `answers` maps statuses to structs, or to None for an answer without a body;
-    `example` is the body of the first of them.
+    `body` is a struct, or a tuple of those it may be. `answers` maps statuses to
+    structs, or to None for an answer without a body; `example` is the body of the
+    first of them.
     """
     first = next(iter(answers))
     examples = []

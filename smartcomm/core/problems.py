@@ -14,6 +14,7 @@ from django.core.signals import got_request_exception
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.views import defaults
+from django.views.decorators.csrf import csrf_exempt
 from psycopg_pool import PoolTimeout
 from rest_framework import exceptions
 from rest_framework.views import set_rollback
@@ -169,6 +170,7 @@ def _invalid_parameters(error: exceptions.ValidationError) -> HttpResponse:
 # Refusals outside any view: an address that does not exist, a fault in a middleware.
 
 
+@csrf_exempt
 def no_such_address(request: HttpRequest, path: str = "") -> HttpResponse:
     """The answer of the API to an address it does not have."""
     return problem(

@@ -11,6 +11,7 @@ from django.utils.dateparse import parse_datetime
 
 from events.keys import create_key
 from events.models import Scope, Source
+from smartcomm.core.errors import UserError
 
 
 class Command(BaseCommand):
@@ -36,20 +37,18 @@ class Command(BaseCommand):
         scopes = [
             scope.strip() for given in options["scope"] for scope in given.split(",")
         ]
-        for scope in scopes:
-            if scope not in Scope.values:
-                raise CommandError(
-                    f"“{scope}” is not a scope. There are {', '.join(Scope.values)}."
-                )
         name = options["source"].strip()
         if not 0 < len(name) <= 128:
             raise CommandError("The name of a source has 1 to 128 characters.")
         expires_at = _moment(options["expires"])
-        with transaction.atomic():
-            source, _ = Source.objects.get_or_create(name=name)
-            _, secret = create_key(
-                source, scopes, name=options["name"], expires_at=expires_at
-            )
+        try:
+            with transaction.atomic():
+                source, _ = Source.objects.get_or_create(name=name)
+                _, secret = create_key(
+                    source, scopes, name=options["name"], expires_at=expires_at
+                )
+        except UserError as error:
+            raise CommandError(error.message) from error
         self.stdout.write(secret)
 
 

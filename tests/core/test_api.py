@@ -1,0 +1,374 @@
+"""What every address of the API has in common: bodies, refusals, lists, limits."""
+
+from __future__ import annotations
+
+import io
+import logging
+
+import msgspec
+import pytest
+import redis
+from django.conf import settings
+from django.db import OperationalError, connection
+from django.test.utils import CaptureQueriesContext
+
+from customers import api as customers_api
+from customers.models import Customer
+from events import api as events_api
+from events.models import Event, RejectedEvent
+from segments.models import Segment
+from smartcomm.core import ratelimit
+from tests import make
+from tests.client import Api, problem
+
+pytestmark = pytest.mark.django_db
+
+EVENT = {"id": "1", "name": "Order paid", "customer": "C-1"}
+
+
+@pytest.fixture
+def api() -> Api:
+    return Api()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"  ",
+        b"{not json",
+        b'{"name": NaN}',
+        b'{"name": Infinity}',
+        b'{"name": 1e999}',
+        b'{"name": "\xff"}',
+        b'\xef\xbb\xbf{"name": "x"}',
+        b'{"name": "x",}',
+        b"{'name': 'x'}",
+        b'{"name": "x"} {}',
+        b"[" * 100_000,
+        b'{"name": "\\ud800"}',
+    ],
+)
+def test_what_is_not_json_is_refused_and_nothing_is_stored(api, raw):
+    problem(api.post("/events", raw=raw), 400, "not_json")
+
+    assert not Event.objects.exists()
+    assert not RejectedEvent.objects.exists()
+
+
+@pytest.mark.parametrize("body", [[], [EVENT], "text", 5, None, True])
+def test_json_that_is_no_object_is_refused(api, body):
+    told = problem(
+        api.post("/events", raw=msgspec.json.encode(body)), 422, "not_an_object"
+    )
+
+    assert "events" in told["detail"]
+    assert not RejectedEvent.objects.exists()
+
+
+@pytest.mark.parametrize(
+    "type", ["application/x-www-form-urlencoded", "text/plain", "multipart/form-data"]
+)
+def test_another_content_type_is_refused_with_the_right_one_named(api, type):
+    told = problem(
+        api.post("/events", raw=b'{"name": "x"}', type=type), 415, "not_json"
+    )
+
+    assert "application/json" in told["detail"]
+
+
+def test_a_compressed_body_is_refused_and_not_taken_for_bad_json(api):
+    response = api.post("/events", raw=b"\x1f\x8b", **{"Content-Encoding": "gzip"})
+
+    problem(response, 415, "not_json")
+
+
+def test_a_body_that_is_too_large_is_refused_unread(api, monkeypatch):
+    monkeypatch.setattr(
+        "smartcomm.core.bodies.decode", lambda body: pytest.fail("It was read.")
+    )
+
+    told = problem(
+        api.post("/events", raw=b" " * (5 * 1024 * 1024 + 1)), 413, "too_large"
+    )
+
+    assert "5 MiB" in told["detail"]
+
+
+def test_a_body_of_just_the_largest_size_is_taken(api):
+    body = msgspec.json.encode(EVENT).ljust(5 * 1024 * 1024)
+
+    assert api.post("/events", raw=body).status_code == 202
+
+
+def test_a_body_without_a_told_length_is_read_all_the_same(api):
+    """HTTP/1.1 chunks and HTTP/2: the server knows where the body ends."""
+    response = post_in_chunks(api, msgspec.json.encode(EVENT))
+
+    assert response.status_code == 202
+    assert Event.objects.count() == 1
+
+
+def test_a_body_without_a_told_length_is_not_read_beyond_the_limit(api):
+    response = post_in_chunks(api, b" " * (5 * 1024 * 1024 + 100))
+
+    problem(response, 413, "too_large")
+
+
+def post_in_chunks(api: Api, body: bytes):
+    return api.client.generic(
+        "POST",
+        "/api/v1/events",
+        content_type="application/json",
+        headers={"Authorization": f"Bearer {api.key}"},
+        **{
+            "CONTENT_LENGTH": "",
+            "wsgi.input": io.BytesIO(body),
+            "wsgi.input_terminated": True,
+        },
+    )
+
+
+@pytest.mark.parametrize("accept", ["text/html", "application/xml", "*/*", "nonsense"])
+def test_the_answer_is_json_whatever_is_accepted(api, accept):
+    response = api.get("/segments", Accept=accept)
+
+    assert response.status_code == 200
+    assert response["Content-Type"] == "application/json"
+    assert response["Cache-Control"] == "no-store"
+
+
+def test_an_address_that_does_not_exist_is_a_problem_whatever_the_method(api):
+    for method in ("GET", "POST", "PUT", "DELETE"):
+        for path in ("/nonsense", "/events/", "/campaigns/None/publish", "/segments/x"):
+            response = api.call(method, path, {})
+            assert response.status_code == 404, path
+            problem(response, 404, "not_found")
+
+
+def test_a_page_outside_the_api_is_missed_as_a_page(client):
+    response = client.get("/nonsense")
+
+    assert response.status_code == 404
+    assert response["Content-Type"].startswith("text/html")
+
+
+def test_a_method_that_an_address_lacks_is_refused_with_those_it_has(api):
+    for method in ("DELETE", "PATCH", "OPTIONS"):
+        response = api.call(method, "/events")
+        problem(response, 405, "method_not_allowed")
+        assert "POST" in response["Allow"]
+
+
+def test_a_fault_of_ours_tells_no_secrets_and_is_logged(api, monkeypatch, caplog):
+    def fail(*args, **kwargs):
+        raise RuntimeError("the password is swordfish")
+
+    monkeypatch.setattr(events_api, "record_events", fail)
+    api.client.raise_request_exception = False
+
+    with caplog.at_level(logging.ERROR):
+        response = api.post("/events", EVENT)
+
+    told = problem(response, 500, "internal")
+    assert "swordfish" not in str(told)
+    assert "swordfish" in caplog.text
+
+
+def test_with_the_database_away_the_sender_is_told_to_try_again(api, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OperationalError("connection refused at 10.0.0.7")
+
+    monkeypatch.setattr(customers_api, "upsert_customers", fail)
+
+    response = api.put("/customers/C-1", {"city": "Riga"})
+
+    told = problem(response, 503, "unavailable")
+    assert response["Retry-After"] == "2"
+    assert "10.0.0.7" not in str(told)
+
+
+# Lists
+
+
+def segments(count: int) -> list[Segment]:
+    return [
+        Segment.objects.create(
+            name=f"Segment {number}",
+            rule={"attribute": "city", "op": "=", "value": "Paris"},
+        )
+        for number in range(count)
+    ]
+
+
+def test_a_list_is_told_page_by_page_without_gap_or_repeat(api):
+    made = segments(5)
+    pks = [segment.pk for segment in made]
+
+    seen, pages, path = [], 0, "/segments?limit=2"
+    while path:
+        answer = api.get(path).json()
+        seen += [row["id"] for row in answer["results"]]
+        pages += 1
+        path = answer["next"]
+        if pages == 1:
+            # Neither shifts nor repeats what comes after.
+            made[0].delete()
+
+    assert seen == pks
+    assert pages == 3
+
+
+def test_the_last_page_has_no_next_even_when_it_is_full(api):
+    segments(4)
+
+    first = api.get("/segments?limit=2").json()
+    second = api.get(first["next"]).json()
+
+    assert len(second["results"]) == 2
+    assert second["next"] is None
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "limit=0",
+        "limit=501",
+        "limit=ten",
+        "limit=-1",
+        "limit=",
+        "limit=²",
+        "cursor=nonsense",
+        "cursor=-5",
+        "cursor=99999999999999999999999999",
+    ],
+)
+def test_a_parameter_that_is_not_understood_is_refused_by_name(api, query):
+    told = problem(api.get(f"/segments?{query}"), 400, "parameter_invalid")
+
+    assert told["errors"][0]["field"] == query.split("=")[0]
+
+
+def test_a_misspelt_parameter_is_refused_and_not_ignored(api):
+    told = problem(api.get("/messages?chanel=sms"), 400, "parameter_invalid")
+
+    assert "chanel" in told["detail"]
+    assert "“channel”" in told["detail"]
+
+
+@pytest.mark.parametrize("path", ["/segments", "/event-types"])
+def test_a_longer_list_costs_no_more_queries(api, path):
+    segments(1)
+    make.event(make.customer(), "Event 0", price=1)
+    api.get(path)
+    with CaptureQueriesContext(connection) as few:
+        assert len(api.get(path).json()["results"]) == 1
+
+    for number in range(1, 6):
+        make.event(make.customer(), f"Event {number}", price=number)
+    Segment.objects.all().delete()
+    segments(6)
+    with CaptureQueriesContext(connection) as many:
+        assert len(api.get(path).json()["results"]) == 6
+
+    assert len(many) == len(few)
+
+
+# Limits
+
+
+@pytest.fixture
+def fresh_limit(monkeypatch):
+    monkeypatch.setattr(ratelimit, "_asked_again_at", 0.0)
+    ratelimit.client().flushdb()
+
+
+def test_every_answer_tells_the_limit(api, settings, fresh_limit):
+    settings.API_REQUESTS_PER_SECOND = 50
+
+    response = api.get("/segments")
+
+    assert response["RateLimit-Limit"] == "50"
+    assert int(response["RateLimit-Remaining"]) < 50
+    assert response["RateLimit-Policy"] == "50;w=1"
+    assert response["RateLimit-Reset"] == "1"
+
+
+def test_what_is_over_the_limit_is_refused_and_told_when_to_come_again(
+    api, settings, fresh_limit, time_machine
+):
+    settings.API_REQUESTS_PER_SECOND = 2
+    time_machine.move_to(1_800_000_000.25, tick=False)
+
+    answers = [api.post("/events", EVENT | {"id": str(n)}) for n in range(3)]
+    other = Api(source="another").post("/events", EVENT | {"id": "x"})
+
+    assert [answer.status_code for answer in answers] == [202, 202, 429]
+    problem(answers[2], 429, "too_many_requests")
+    assert answers[2]["Retry-After"] == "1"
+    assert answers[2]["RateLimit-Remaining"] == "0"
+    assert other.status_code == 202
+    assert Event.objects.count() == 3
+
+    time_machine.shift(1)
+    assert api.post("/events", EVENT | {"id": "2"}).status_code == 202
+
+
+def test_no_limit_when_it_is_switched_off(api, settings, fresh_limit):
+    settings.API_REQUESTS_PER_SECOND = 0
+
+    response = api.get("/segments")
+
+    assert response.status_code == 200
+    assert "RateLimit-Limit" not in response
+
+
+def test_while_valkey_is_away_nobody_is_refused_or_kept_waiting(
+    api, settings, monkeypatch
+):
+    asked = []
+
+    class Away:
+        def pipeline(self, **kwargs):
+            asked.append(1)
+            raise redis.ConnectionError
+
+    monkeypatch.setattr(ratelimit, "client", Away)
+    monkeypatch.setattr(ratelimit, "_asked_again_at", 0.0)
+    settings.API_REQUESTS_PER_SECOND = 1
+
+    answers = [api.post("/events", EVENT | {"id": str(n)}) for n in range(5)]
+
+    assert {answer.status_code for answer in answers} == {202}
+    assert len(asked) == 1
+
+
+def test_the_limit_stands_in_the_settings():
+    assert settings.API_REQUESTS_PER_SECOND > 0
+
+
+# Around the API
+
+
+def test_the_front_door_leads_to_the_back_office(client):
+    response = client.get("/")
+
+    assert response.status_code == 302
+    assert response["Location"] == "/admin/"
+
+
+def test_the_docs_open_without_a_key_and_load_nothing_from_outside(client):
+    page = client.get("/api/v1/docs")
+
+    assert page.status_code == 200
+    text = page.content.decode()
+    assert "swagger-ui" in text
+    assert "//cdn" not in text
+    assert 'src="http' not in text
+    assert 'href="http' not in text
+
+
+def test_customers_without_a_body_are_not_a_customer(api):
+    problem(api.post("/customers", raw=b""), 400, "not_json")
+
+    assert not Customer.objects.exists()
