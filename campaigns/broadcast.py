@@ -43,7 +43,8 @@ START = """
                       AND run.campaign_id = {}
                       AND run.system_event_id = {})
     ), {} entered AS ({}), started AS (
-        INSERT INTO campaigns_run (customer_id, campaign_id, version_id, system_event_id,
+        INSERT INTO campaigns_run (customer_id, campaign_id, version_id,
+                                   system_event_id,
                                    step_id, status, due_at, finished_at, attempts,
                                    reason, started_at, arrived_at)
         SELECT customer_id, {}, {}, {}, {}, {}, {}, {}, 0, '', {}, {} FROM entered
@@ -194,7 +195,8 @@ def _insert(
     """Start a run at `step` for each member; without a step the run is over at once."""
     common, entered = entering(broadcast.version, now=now)
     standing = step or passed
-    assert standing is not None
+    if standing is None:
+        raise AssertionError("A run starts at a step, or has passed one.")
     query = sql(
         START,
         members,

@@ -7,7 +7,7 @@ crash leaves both undone. A unique key says that an event starts a campaign once
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -126,9 +126,7 @@ def dispatch_system_events(*, limit: int = 50, now: datetime | None = None) -> i
     return len(claimed)
 
 
-def waiting_versions(
-    type_ids: Sequence[int] | dict[int, object], *, kind: str
-) -> list[Version]:
+def waiting_versions(type_ids: Iterable[int], *, kind: str) -> list[Version]:
     """The published versions that wait for these types, each with its `first_step_id`
     and the time `live_since` its campaign was first published."""
     first_step = Step.objects.filter(version=OuterRef("pk"), key=OuterRef("start"))

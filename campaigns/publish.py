@@ -235,8 +235,8 @@ def _check_step(
         if step.config["filter"] not in asked:
             findings.errors.append(
                 DrawingInvalid(
-                    f"“{step.key}” asks the filter “{step.config['filter']}” again, and "
-                    "there is none. Choose a filter of this campaign.",
+                    f"“{step.key}” asks the filter “{step.config['filter']}” again, "
+                    "and there is none. Choose a filter of this campaign.",
                     field=step.key,
                 )
             )

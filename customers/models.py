@@ -33,9 +33,13 @@ class Customer(models.Model):
     first_name = models.CharField(max_length=150, blank=True)
     last_name = models.CharField(max_length=150, blank=True)
     email = models.CharField("e-mail", max_length=254, blank=True)
-    email_is_valid = models.BooleanField("e-mail is valid", default=False, editable=False)
+    email_is_valid = models.BooleanField(
+        "e-mail is valid", default=False, editable=False
+    )
     phone = models.CharField(max_length=64, blank=True)
-    phone_is_valid = models.BooleanField("phone is valid", default=False, editable=False)
+    phone_is_valid = models.BooleanField(
+        "phone is valid", default=False, editable=False
+    )
     birth_date = models.DateField(null=True, blank=True)
     gender = models.CharField(max_length=16, blank=True, choices=Gender)
     city = models.CharField(max_length=150, blank=True)
@@ -73,10 +77,20 @@ class Customer(models.Model):
                     OpClass(Upper(field), name="text_pattern_ops"),
                     name=f"customer_{field}_search",
                 )
-                for field in ("external_id", "first_name", "last_name", "email", "phone")
+                for field in (
+                    "external_id",
+                    "first_name",
+                    "last_name",
+                    "email",
+                    "phone",
+                )
             ],
-            models.Index(fields=["email"], name="customer_email", condition=~models.Q(email="")),
-            models.Index(fields=["phone"], name="customer_phone", condition=~models.Q(phone="")),
+            models.Index(
+                fields=["email"], name="customer_email", condition=~models.Q(email="")
+            ),
+            models.Index(
+                fields=["phone"], name="customer_phone", condition=~models.Q(phone="")
+            ),
         ]
 
     def __str__(self) -> str:

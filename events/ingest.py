@@ -79,8 +79,8 @@ def record_events(
     """
     now = now or timezone.now()
     rejections: dict[int, Refusal] = {}
-    rows = _read(items, rejections, kind=kind, now=now)
-    rows = _check_types(rows, rejections, kind=kind)
+    read = _read(items, rejections, kind=kind, now=now)
+    rows = _check_types(read, rejections, kind=kind)
     schema.learn_fields((row.type.pk, row.item) for row in rows)
     with transaction.atomic():
         if kind == Kind.CUSTOMER:
@@ -147,14 +147,13 @@ def _resolve_customers(
         named.append((row, external_id))
         wanted.setdefault(external_id, stub)
     known = _lock(wanted)
-    if missing := sorted(wanted.keys() - known.keys()):
-        if source.unknown_customers == Source.UnknownCustomers.CREATE:
-            stubs = [
-                Customer(external_id=one, is_stub=True, **wanted[one])
-                for one in missing
-            ]
-            Customer.objects.bulk_create(stubs, ignore_conflicts=True)
-            known |= _lock(missing)
+    missing = sorted(wanted.keys() - known.keys())
+    if missing and source.unknown_customers == Source.UnknownCustomers.CREATE:
+        stubs = [
+            Customer(external_id=one, is_stub=True, **wanted[one]) for one in missing
+        ]
+        Customer.objects.bulk_create(stubs, ignore_conflicts=True)
+        known |= _lock(missing)
     found = []
     for row, external_id in named:
         if external_id in known:

@@ -53,11 +53,12 @@ def check_kind(item: Item, event_type: EventType, kind: Kind) -> None:
 
 
 def declared_fields(types: Iterable[EventType]) -> dict[int, dict[str, str]]:
-    """Fields of the enforced types among these: type's id → field code → type of value."""
-    enforced = {t.pk: {} for t in types if t.mode == EventType.Mode.ENFORCED}
-    found: dict[int, dict[str, str]] = enforced
-    if enforced:
-        rows = EventField.objects.filter(type_id__in=enforced)
+    """Type's id → field code → type of its value, for the enforced among these."""
+    found: dict[int, dict[str, str]] = {
+        t.pk: {} for t in types if t.mode == EventType.Mode.ENFORCED
+    }
+    if found:
+        rows = EventField.objects.filter(type_id__in=found)
         for type_id, code, value_type in rows.values_list(
             "type_id", "code", "value_type"
         ):
@@ -75,8 +76,8 @@ def enforce(item: Item, fields: Mapping[str, str]) -> None:
         if declared is None:
             raise Refusal(
                 "field_unknown",
-                f"“{code}” is not declared for “{item.name}”, which is enforced. Declare "
-                "it under Event types, then replay.",
+                f"“{code}” is not declared for “{item.name}”, which is enforced. "
+                "Declare it under Event types, then replay.",
                 field=f"context.{code}",
             )
         if found != declared and not (
@@ -84,14 +85,14 @@ def enforce(item: Item, fields: Mapping[str, str]) -> None:
         ):
             raise Refusal(
                 "field_type",
-                f"“{code}” of “{item.name}” is declared as {FieldType(declared).label.lower()}, "
-                f"and came as {found.label.lower()}.",
+                f"“{code}” of “{item.name}” is declared as "
+                f"{FieldType(declared).label.lower()}, and came as {found.label.lower()}.",
                 field=f"context.{code}",
             )
 
 
 def learn_fields(items: Iterable[tuple[int, Item]]) -> None:
-    """Add the fields that these events (with their type's id) bring for the first time."""
+    """Add the fields that these events bring for the first time, with their type's id."""
     fresh: dict[tuple[int, str], FieldType] = {}
     for type_id, item in items:
         for code, value in _paths(item.context):

@@ -75,7 +75,8 @@ def read_item(data: object, *, kind: Kind, now: datetime) -> Item:
             )
         raise Refusal(
             "key_unknown",
-            f"“{_shown(unknown)}” is not understood; known are {', '.join(sorted(known))}.",
+            f"“{_shown(unknown)}” is not understood; known are "
+            f"{', '.join(sorted(known))}.",
             field=_shown(unknown),
         )
     return Item(
@@ -150,7 +151,8 @@ def _occurred_at(value: object, now: datetime) -> datetime:
     if not isinstance(value, str) or not RFC_3339.match(value):
         raise Refusal(
             "occurred_at_invalid",
-            "“occurred_at” is a time as in RFC 3339, such as 2026-11-20T10:15:00+03:00.",
+            "“occurred_at” is a time as in RFC 3339, such as "
+            "2026-11-20T10:15:00+03:00.",
             field="occurred_at",
         )
     try:
@@ -171,7 +173,8 @@ def _occurred_at(value: object, now: datetime) -> datetime:
     if moment > now + FUTURE:
         raise Refusal(
             "occurred_at_in_future",
-            "“occurred_at” is more than 5 minutes in the future. Check the sender's clock.",
+            "“occurred_at” is more than 5 minutes in the future. Check the sender's "
+            "clock.",
             field="occurred_at",
         )
     return moment
@@ -206,8 +209,8 @@ def _context(value: object) -> Mapping[str, Any]:
         if not FIELD_CODE.match(code):
             raise Refusal(
                 "field_code_invalid",
-                f"“{_shown(code)}” is no field code: use letters, digits and underscores, "
-                "not starting with a digit, up to 64 characters.",
+                f"“{_shown(code)}” is no field code: use letters, digits and "
+                "underscores, not starting with a digit, up to 64 characters.",
                 field=f"context.{_shown(code)}",
             )
         _check_value(found, f"context.{code}", 1)
@@ -257,7 +260,8 @@ def _storable(text: str, place: str) -> str:
     if UNSTORABLE.search(text):
         raise Refusal(
             "text_invalid",
-            f"“{_shown(place)}” has a character that cannot be stored (NUL or half a surrogate pair).",
+            f"“{_shown(place)}” has a character that cannot be stored: NUL, or half "
+            "a surrogate pair.",
             field=_shown(place),
         )
     return text

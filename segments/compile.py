@@ -122,8 +122,8 @@ def events_matching(
         return set(event_ids)
     compiler = _Compiler(dictionary=Dictionary.of_fields(event_type_id), now=now)
     query = sql(
-        f"SELECT id FROM {'events_systemevent' if system else 'events_event'} "
-        "WHERE id = ANY({}::bigint[]) AND {}",
+        "SELECT id FROM {} WHERE id = ANY({}::bigint[]) AND {}",
+        Sql("events_systemevent" if system else "events_event"),
         list(event_ids),
         join(" AND ", compiler.where(where, event_type_id)),
     )

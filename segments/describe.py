@@ -102,7 +102,7 @@ class _Describer:
                 return f"{chosen} {words} {value} {'time' if value == 1 else 'times'}"
             case rules.LastDate("between", (first, last)):
                 return f"the last {chosen} was between {_day(first)} and {_day(last)}"
-            case rules.LastDate(op, value):
+            case rules.LastDate(op, str() | EventValue() as value):
                 return f"the last {chosen} was {DATE_QUESTIONS[op]} {_day(value)}"
             case rules.DaysSinceLast("between", (low, high)):
                 return f"the last {chosen} was between {low} and {high} days ago"

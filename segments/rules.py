@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as _attribute
 from datetime import date, datetime
 from typing import Any
 
@@ -84,7 +85,7 @@ class Attribute:
     attribute: str
     op: str
     value: Value = None
-    at: str = field(default="", compare=False)
+    at: str = _attribute(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ class FieldIs:
     field: str
     op: str
     value: Value = None
-    at: str = field(default="", compare=False)
+    at: str = _attribute(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +146,13 @@ class Happened:
     where: tuple[FieldIs, ...] = ()
     period: Last | Span | None = None
     question: Count | LastDate | DaysSinceLast = Count(">=", 1)
-    at: str = field(default="", compare=False)
+    at: str = _attribute(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class InSegment:
     segment: int
-    at: str = field(default="", compare=False)
+    at: str = _attribute(default="", compare=False)
 
 
 Rule = All | AnyOf | Not | Attribute | Happened | InSegment
@@ -361,8 +362,8 @@ class _Parser:
             )
         if len(questions) > 1:
             raise RuleError(
-                f"A condition asks one thing of events; this one asks {_quoted(questions)}. "
-                "Make two conditions of it.",
+                "A condition asks one thing of events; this one asks "
+                f"{_quoted(questions)}. Make two conditions of it.",
                 field=at,
             )
         where = (
@@ -408,7 +409,8 @@ class _Parser:
             for word, text in data.items():
                 if not isinstance(text, str) or read_instant(text) is None:
                     raise RuleError(
-                        f"“{word}” takes a date such as 2026-10-01, or a time with its offset.",
+                        f"“{word}” takes a date such as 2026-10-01, or a time with "
+                        "its offset.",
                         field=_join(at, word),
                     )
             return Span(data.get("from"), data.get("to"))
@@ -457,7 +459,7 @@ class _Parser:
     def _comparison(
         self, data: Mapping[str, Any], subject: str, at: str
     ) -> tuple[str, str, Value]:
-        name = data[subject] if subject in data else None
+        name = data.get(subject)
         if not isinstance(name, str) or not name:
             raise RuleError(f"“{subject}” takes a name.", field=_join(at, subject))
         op = data.get("op")
@@ -554,8 +556,8 @@ class _Parser:
                 )
             if not self.event_values:
                 raise RuleError(
-                    f"“{value}” stands for a value of the event that started a campaign, "
-                    "and here is none. A “$” that is meant literally is written “$$”.",
+                    f"“{value}” stands for a value of the event that started a "
+                    "campaign, and here is none. A “$” that is meant literally is written “$$”.",
                     field=at,
                 )
             return EventValue(value[1:])
@@ -584,7 +586,8 @@ class _Parser:
         unknown = [str(key) for key in data if key not in known]
         if unknown:
             raise RuleError(
-                f"{_quoted(unknown)} is not understood here; known are {_quoted(sorted(known))}.",
+                f"{_quoted(unknown)} is not understood here; known are "
+                f"{_quoted(sorted(known))}.",
                 field=_join(at, unknown[0]),
             )
 

@@ -14,13 +14,14 @@ class Sql:
 
 
 def sql(template: str, *parts: Any) -> Sql:
-    """Fill each `{}` of a template: a piece of SQL goes in whole, a value as a parameter."""
+    """Fill each `{}`: a piece of SQL goes in whole, a value as a parameter."""
     texts = template.split("{}")
     if len(texts) != len(parts) + 1:
         raise AssertionError(
             f"{template!r} takes {len(texts) - 1} parts, got {len(parts)}"
         )
-    text, params = texts[0], []
+    text = texts[0]
+    params: list[Any] = []
     for part, rest in zip(parts, texts[1:], strict=True):
         if isinstance(part, Sql):
             text += part.text + rest

@@ -1,4 +1,4 @@
-"""The Celery application. Tasks are doorbells: the work itself is rows in PostgreSQL."""
+"""The Celery application. Tasks are doorbells: the work is rows in PostgreSQL."""
 
 import os
 

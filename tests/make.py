@@ -154,7 +154,7 @@ def sms(text: str = "Hello", **next_: str | None) -> dict[str, Any]:
 def step(
     key: str, action: str, config: dict[str, Any], **next_: str | None
 ) -> dict[str, Any]:
-    """A step: make.step("who", "filter_customers", {...}, positive="sms", negative=None)."""
+    """A step: make.step("who", "filter_customers", {...}, positive="sms")."""
     return {"key": key, "action": action, "config": config, "next": next_}
 
 

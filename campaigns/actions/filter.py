@@ -152,7 +152,8 @@ def _members(
             continue
         queries.append(
             sql(
-                f"SELECT {number}, customer_id FROM ({{}}) AS members",
+                "SELECT {}::int, customer_id FROM ({}) AS members",
+                number,
                 Sql(query.sql, tuple(query.params)),
             )
         )

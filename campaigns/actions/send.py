@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from django import forms
 
@@ -40,10 +40,10 @@ class SendForm(forms.Form):
         required=False,
     )
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         categories = MailingCategory.objects.filter(is_active=True)
-        self.fields["category"].widget.choices = [  # type: ignore[attr-defined]
+        self.fields["category"].widget.choices = [
             ("", "None: the channel's consent is enough"),
             *categories.values_list("code", "name"),
         ]
@@ -109,7 +109,8 @@ class Send(Action):
     def execute(
         self, step: Step, runs: Sequence[Started], *, now: datetime
     ) -> Mapping[int, Outcome]:
-        assert step.content_id is not None
+        if step.content_id is None:
+            raise AssertionError("Publishing freezes the text of every sending step.")
         queue.queue_messages(
             [
                 queue.Request(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime, time, timedelta
+from datetime import datetime, time, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from django import forms
@@ -46,11 +47,11 @@ class WaitForm(forms.Form):
         help_text="In the customer's time zone, where it is known.",
     )
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         config = kwargs.get("initial")
         if isinstance(config, dict) and "for" in config:
             kwargs["initial"] = {**config, "number": config["for"]}
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        super().__init__(*args, **kwargs)
 
     def clean(self) -> Config:
         data = self.cleaned_data
@@ -69,7 +70,8 @@ class WaitForm(forms.Form):
 
 
 class Wait(Action):
-    """`{"for": 3, "unit": "days"}`, `{"until": "2026-12-01"}`, `{"time_of_day": "9:00"}`."""
+    """`{"for": 3, "unit": "days"}`, or `{"until": "2026-12-01"}`, or
+    `{"time_of_day": "09:00"}`."""
 
     name = "wait"
     label = "Wait"
@@ -153,7 +155,8 @@ def wake_at(config: Config, arrived_at: datetime, *, zone: str = "") -> datetime
         moment = read_instant(config["until"])
         if isinstance(moment, datetime):
             return moment
-        assert isinstance(moment, date)
+        if moment is None:
+            raise AssertionError("`clean` lets only a date or a time through.")
         return datetime.combine(moment, time.min, tzinfo=ZoneInfo(settings.TIME_ZONE))
     local = arrived_at.astimezone(_zone(zone))
     at = time.fromisoformat(config["time_of_day"])

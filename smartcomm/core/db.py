@@ -45,7 +45,9 @@ def claim(rows: models.QuerySet[M], limit: int) -> list[M]:
     return list(rows.select_for_update(of=("self",), skip_locked=True)[:limit])
 
 
-def fetch_all(sql: str, params: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
+def fetch_all(
+    sql: str, params: Sequence[Any] | dict[str, Any] = ()
+) -> list[tuple[Any, ...]]:
     """Run one statement and return its rows."""
     with connection.cursor() as cursor:
         cursor.execute(sql, params)

@@ -18,7 +18,9 @@ def configure_logging(*, level: str, plain: bool) -> None:
         structlog.processors.format_exc_info,
     ]
     renderer = (
-        structlog.dev.ConsoleRenderer() if plain else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer()
+        if plain
+        else structlog.processors.JSONRenderer()
     )
     logging.config.dictConfig(
         {

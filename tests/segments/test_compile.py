@@ -178,7 +178,7 @@ def test_segments_in_a_circle_are_refused_with_their_path():
     one.rule = {"segment": two.pk}
     one.save()
 
-    with pytest.raises(RuleConflict, match="One → Two → One|Two → One → Two"):
+    with pytest.raises(RuleConflict, match=r"One → Two → One|Two → One → Two"):
         members({"segment": one.pk})
 
 
