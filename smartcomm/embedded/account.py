@@ -103,8 +103,10 @@ def _may_pass(directory: Path, account: Account) -> bool:
 
 
 def _is_named(directory: Path, account: Account) -> bool:
-    permissions = _entries(directory).get((NAMED_USER, account.uid), 0)
-    return bool(permissions & PASS)
+    entries = _entries(directory)
+    # A later chmod leaves the entry, and takes from it through the mask.
+    mask = entries.get((MASK, NO_ID), 0)
+    return bool(entries.get((NAMED_USER, account.uid), 0) & mask & PASS)
 
 
 def _let_pass(directory: Path, account: Account) -> None:

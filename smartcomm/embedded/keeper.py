@@ -49,6 +49,9 @@ def lock_path(name: str, kind: str) -> Path:
 
 def keep(name: str, *, durable: bool) -> int:
     """Run the server until nobody uses it. The whole life of a keeper's process."""
+    if os.fork():
+        # Who started the keeper may end before it, so it must not be their child.
+        os._exit(0)
     with FileLock(lock_path(name, "keeper")) as alive:
         alive.take()
         try:

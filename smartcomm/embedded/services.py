@@ -6,7 +6,7 @@ import sys
 import time
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from smartcomm.embedded.errors import EmbeddedError
 from smartcomm.embedded.keeper import FAILED, GLANCE_SECONDS, READY, lock_path, logs
@@ -46,14 +46,14 @@ class Services:
 
     def ensure(self) -> None:
         """Start again what is no longer kept. Cheap when all is well."""
-        with ExitStack() as locks:
+        with ExitStack() as held:
             starting = [
-                _start_keeper(name, durable=self._durable)
+                held.enter_context(_start_keeper(name, durable=self._durable))
                 for name in self._names
-                if _is_missing(name, locks)
+                if _is_missing(name, held)
             ]
-            for process in starting:
-                _wait_until_ready(process)
+            for answers in starting:
+                _wait_until_ready(answers)
 
     def stop(self) -> None:
         """Let go. The last user waits until the servers are gone."""
@@ -77,40 +77,45 @@ class Services:
         self.stop()
 
 
-def _is_missing(name: str, locks: ExitStack) -> bool:
-    """Whether nobody keeps this server. If so, nobody else may start it meanwhile."""
-    starting = locks.enter_context(FileLock(lock_path(name, "starting")))
+def _is_missing(name: str, held: ExitStack) -> bool:
+    """Whether nobody keeps this server. Nobody else may start it while that is held."""
+    starting = held.enter_context(FileLock(lock_path(name, "starting")))
     starting.take()
     return not is_held(lock_path(name, "keeper"))
 
 
-def _start_keeper(name: str, *, durable: bool) -> subprocess.Popen[str]:
+def _start_keeper(name: str, *, durable: bool) -> IO[str]:
+    """Start a keeper, and return what it answers."""
     logs().mkdir(exist_ok=True)
     command = [sys.executable, "-m", "smartcomm.embedded", "keep", name]
+    answers, its_output = os.pipe()
     with (logs() / "keeper.log").open("a") as log:
-        return subprocess.Popen(
+        subprocess.run(
             command if durable else [*command, "--not-durable"],
             cwd=PROJECT,
             env={**os.environ, "SMARTCOMM_DATA": str(data_directory())},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=its_output,
             stderr=log,
-            text=True,
-            # It outlives us if others use the server, and Ctrl-C is not for it.
+            # Ctrl-C is not for it, as others may use the server.
             start_new_session=True,
+            # The keeper itself goes on; what ends at once is who let it go.
+            check=True,
         )
+    os.close(its_output)
+    return os.fdopen(answers)
 
 
-def _wait_until_ready(process: subprocess.Popen[str]) -> None:
-    with process.stdout or open(os.devnull) as answers:
-        for line in answers:
-            word, _, text = line.strip().partition(" ")
-            if word == READY:
-                return
-            if word == FAILED:
-                process.wait()
-                raise EmbeddedError(text)
-            print(text, file=sys.stderr)  # noqa: T201
+def _wait_until_ready(answers: IO[str]) -> None:
+    for line in answers:
+        word, _, text = line.strip().partition(" ")
+        if word == READY:
+            return
+        if word == FAILED:
+            # Read to the end, which is the keeper's: it holds its lock until then.
+            answers.read()
+            raise EmbeddedError(text)
+        print(text, file=sys.stderr)  # noqa: T201
     raise EmbeddedError(
         f"A server could not be started. {logs() / 'keeper.log'} tells more."
     )

@@ -29,7 +29,7 @@ MOST_EARLY_DEATHS = 2
 
 
 def main() -> int:
-    if "MAKELEVEL" in os.environ:
+    if "--end-with-parent" in sys.argv:
         # However `make run` ends, what it started should.
         die_with_parent(os.getppid(), signal.SIGTERM)
     request = StopRequest()
