@@ -86,13 +86,14 @@ def enforce(item: Item, fields: Mapping[str, str]) -> None:
             raise Refusal(
                 "field_type",
                 f"“{code}” of “{item.name}” is declared as "
-                f"{FieldType(declared).label.lower()}, and came as {found.label.lower()}.",
+                f"{FieldType(declared).label.lower()}, and came as "
+                f"{found.label.lower()}.",
                 field=f"context.{code}",
             )
 
 
 def learn_fields(items: Iterable[tuple[int, Item]]) -> None:
-    """Add the fields that these events bring for the first time, with their type's id."""
+    """Add the fields that these events, each with its type's id, bring first."""
     fresh: dict[tuple[int, str], FieldType] = {}
     for type_id, item in items:
         for code, value in _paths(item.context):

@@ -557,7 +557,8 @@ class _Parser:
             if not self.event_values:
                 raise RuleError(
                     f"“{value}” stands for a value of the event that started a "
-                    "campaign, and here is none. A “$” that is meant literally is written “$$”.",
+                    "campaign, and here is none. A “$” that is meant literally is "
+                    "written “$$”.",
                     field=at,
                 )
             return EventValue(value[1:])
