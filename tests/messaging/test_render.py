@@ -345,7 +345,7 @@ def test_a_filter_that_cannot_do_its_work_fails_and_names_the_field():
     assert caught.value.field == "html"
 
 
-@pytest.mark.parametrize("word", sorted(language.RESERVED_WORDS))
+@pytest.mark.parametrize("word", language.RESERVED_WORDS.split("|"))
 def test_a_field_may_be_called_like_a_word_of_liquid(word):
     name = f"client.eventContext.{word}"
     shown = sms(
