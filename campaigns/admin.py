@@ -29,6 +29,8 @@ from smartcomm.core.look import badge, link
 class CampaignList(ChangeList):
     """The list, with the numbers of the campaigns on this page, and only of those."""
 
+    result_list: Any
+
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
         campaigns = list(self.result_list)
@@ -95,7 +97,8 @@ class CampaignAdmin(ModelAdmin):
             "event": version.event_name,
             "where": version.where,
         }
-        return f"{panels.say_trigger({'trigger': trigger})} occurs"
+        said = panels.say_trigger({"trigger": trigger}, verb="occurs")
+        return panels.sentence(said)
 
     @display(description="Entered")
     def entered(self, campaign: Campaign) -> str:
@@ -129,9 +132,7 @@ class CampaignAdmin(ModelAdmin):
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
         if not object_id.isdigit():
-            return self._get_obj_does_not_exist_redirect(  # type: ignore[no-any-return]
-                request, self.opts, object_id
-            )
+            return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
         return drawing_page(Desk.of(self, request, object_id))
 
     def add_view(

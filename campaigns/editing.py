@@ -65,7 +65,7 @@ def insert(
         step["next"][out[0]] = follower
     _point(definition, after, way, step["key"])
     definition["steps"].append(step)
-    return _in_order(definition)
+    return _in_order(definition, ways)
 
 
 def change(
@@ -110,17 +110,19 @@ def remove(
     if key not in before:
         lost = set()  # It was not connected, so nothing that stays hung on it.
     definition["steps"] = [one for one in definition["steps"] if one["key"] not in lost]
-    return _in_order(definition), sorted(lost)
+    return _in_order(definition, ways), sorted(lost)
 
 
-def connect(definition: Definition, *, after: str, way: str, to: str) -> Definition:
+def connect(
+    definition: Definition, *, after: str, way: str, to: str, ways: Ways
+) -> Definition:
     """Let a way lead to a step that exists, or (`to` empty) to the end."""
     definition = deepcopy(definition)
     if to:
         find(definition, to)
     _point(definition, after, way, to or None)
     _refuse_circles(definition)
-    return _in_order(definition)
+    return _in_order(definition, ways)
 
 
 def move(
@@ -140,7 +142,7 @@ def move(
         step["next"][main] = follower
     _point(definition, after, way, key)
     _refuse_circles(definition)
-    return _in_order(definition)
+    return _in_order(definition, ways)
 
 
 def _own(definition: Definition, key: str) -> dict[str, Any]:
@@ -199,15 +201,19 @@ def _refuse_circles(definition: Definition) -> None:
         )
 
 
-def _in_order(definition: Definition) -> Definition:
+def _in_order(definition: Definition, ways: Ways) -> Definition:
     """The steps in the order in which one walks the ways; the unconnected ones last."""
     steps = {step["key"]: step for step in definition["steps"]}
-    to = arrows(definition["steps"])
+    # The database does not keep the order of `next`; the actions know it.
+    to = {
+        key: [(step.get("next") or {}).get(way) for way in ways_out(step, ways)]
+        for key, step in steps.items()
+    }
     order: dict[str, None] = {}
-    ahead = [definition.get("start")]
+    ahead: list[str | None] = [definition.get("start")]
     while ahead:
         key = ahead.pop()
-        if key in steps and key not in order:
+        if key is not None and key in steps and key not in order:
             order[key] = None
             ahead += reversed(to[key])
     order.update(dict.fromkeys(steps))

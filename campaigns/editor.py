@@ -189,7 +189,7 @@ class Desk:
     def may_publish(self) -> bool:
         return self.may_edit and self.request.user.has_perm(
             "campaigns.publish_campaign"
-        )  # type: ignore[union-attr]
+        )
 
     @property
     def tone(self) -> str:
@@ -440,15 +440,19 @@ class AddPanel(Panel):
     def _may_lead_to(self, key: str) -> bool:
         try:
             editing.connect(
-                self.desk.definition, after=self.after, way=self.way, to=key
+                self.desk.definition,
+                after=self.after,
+                way=self.way,
+                to=key,
+                ways=panels.ways(),
             )
         except UserError:
             return False
         return True
 
     def save(self) -> None:
-        definition = self.desk.definition
-        config = read_config(ACTIONS[self.action], self.form) if self.form else None
+        definition, form = self.desk.definition, self.form
+        config = read_config(ACTIONS[self.action], form)
         if config is None:
             raise Refused
         key = editing.new_key(definition, self.action)
@@ -467,7 +471,11 @@ class ConnectPanel(AddPanel):
     def save(self) -> None:
         to = self.data.get("to", "")
         definition = editing.connect(
-            self.desk.definition, after=self.after, way=self.way, to=to
+            self.desk.definition,
+            after=self.after,
+            way=self.way,
+            to=to,
+            ways=panels.ways(),
         )
         said = f"It leads to “{to}” now." if to else "It ends there now."
         self.desk.save(definition, f"{self.place[:1].upper()}{self.place[1:]}: {said}")
@@ -594,7 +602,7 @@ def open_panel(desk: Desk, what: str, *, data: Any = None) -> Panel:
     if what not in PANELS:
         raise Http404
     params = {
-        name: value
+        name: str(value)
         for name, value in desk.request.GET.items()
         if name in ("step", "after", "way", "action", "template")
     }

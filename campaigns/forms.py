@@ -195,7 +195,7 @@ def step_form(
     for field in form.fields.values():
         if isinstance(field, RuleField):
             field.options = replace(field.options, event_name_from=EVENT_INPUT)
-            field.widget.options = field.options  # type: ignore[attr-defined]
+            field.widget.options = field.options
             field.event_name = event_name
     if action.name == "refresh_filter":
         form.fields["filter"] = forms.ChoiceField(
@@ -219,8 +219,8 @@ def read_config(action: Action, form: forms.Form) -> dict[str, Any] | None:
         return action.clean(form.cleaned_data)
     except Several as several:
         errors = several.errors
-    except UserError as error:
-        errors = [error]
+    except UserError as one:
+        errors = [one]
     for error in errors:
         place = error.field.split(".")[0]
         form.add_error(place if place in form.fields else None, error.message)

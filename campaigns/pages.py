@@ -121,7 +121,7 @@ def runs_page(desk: Desk) -> HttpResponse:
         runs=found[:PER_PAGE],
         older=found[PER_PAGE - 1].pk if len(found) > PER_PAGE else None,
         is_first=not before,
-        status=status,
+        chosen=status,
         statuses=[("", "All"), *Run.Status.choices],
         broadcasts=Broadcast.objects.filter(campaign=desk.campaign).select_related(
             "system_event__type", "version"
@@ -355,8 +355,8 @@ def _what_it_will_do(desk: Desk) -> list[str]:
     is_system = trigger["kind"] == Version.Trigger.SYSTEM_EVENT
     every = "all customers are looked at" if is_system else "its customer enters"
     sentences = [
-        f"When {panels.say_trigger(definition)} occurs, {every}"
-        f" ({panels.say_entry(definition)}).",
+        f"When {panels.say_trigger(definition, verb='occurs')}: {every},"
+        f" {panels.say_entry(definition)}.",
         "What has occurred before starts nothing; an event that comes in more than"
         f" {trigger['max_age_hours']} hours late starts nothing either.",
     ]

@@ -80,19 +80,19 @@ def say(step: Mapping[str, Any]) -> str:
         return error.message
 
 
-def say_trigger(definition: Definition) -> str:
-    """“Order paid”, where price is more than 50."""
+def say_trigger(definition: Definition, *, verb: str = "") -> str:
+    """“Order paid” occurs, and price is more than 50. (The verb: “occurs”.)"""
     trigger = definition.get("trigger") or {}
-    name = trigger.get("event")
-    if not name:
-        return "No event is chosen yet."
+    if not trigger.get("event"):
+        return "no event is chosen yet"
+    said = f"“{trigger['event']}” {verb}".strip()
     where = trigger.get("where") or []
     if not where:
-        return f"“{name}”"
+        return said
     try:
-        return f"“{name}” where {describe_where(rules.parse_where(where))}"
+        return f"{said}, and {describe_where(rules.parse_where(where))}"
     except UserError as error:
-        return f"“{name}”. {error.message}"
+        return f"{said}. {error.message}"
 
 
 def say_entry(definition: Definition) -> str:
@@ -100,6 +100,11 @@ def say_entry(definition: Definition) -> str:
     entry = definition.get("entry") or {}
     words = ENTRY_WORDS.get(entry.get("rule", "every_event"), "")
     return words.format(days=entry.get("days") or "some")
+
+
+def sentence(text: str) -> str:
+    """With a capital first letter; the rest stays."""
+    return text[:1].upper() + text[1:]
 
 
 @dataclass(frozen=True)
@@ -213,7 +218,7 @@ def show(
                 action="trigger",
                 symbol="campaign" if is_system else "bolt",
                 label="System event occurred" if is_system else "Event occurred",
-                text=f"{say_trigger(definition)}, {say_entry(definition)}",
+                text=sentence(f"{say_trigger(definition)}; {say_entry(definition)}"),
             )
         elif box.kind == "step":
             step = steps[box.step]

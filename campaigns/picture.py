@@ -25,7 +25,7 @@ TRIGGER: Place = ("trigger", "", "")
 class Measures:
     """How big things are, in pixels."""
 
-    box: tuple[int, int] = (264, 92)
+    box: tuple[int, int] = (264, 108)
     mark: tuple[int, int] = (84, 26)
     #: What one way out needs at the lower edge of its box.
     way: int = 128
@@ -40,7 +40,7 @@ class Measures:
 
 
 READING = Measures()
-REPORTING = Measures(box=(264, 122), gap=84)
+REPORTING = Measures(box=(264, 136), gap=84)
 EDITING = Measures(mark=(124, 34), gap=104, stem=70)
 
 
@@ -276,6 +276,9 @@ class _Drawing:
                         near = above + below
                     wanted.append(sum(near) / len(near) if near else node.x)
                 _settle(row, wanted, self.measures.apart)
+        # What hangs alone on one way hangs straight.
+        for row in self.rows:
+            _settle(row, [_plumb(node) for node in row], self.measures.apart)
 
     def picture(self) -> Picture:
         measures = self.measures
@@ -342,6 +345,13 @@ class _Drawing:
 def _leaves_at(wire: _Wire) -> float:
     """While rows are being ordered: a box is one wide, its ways stand inside it."""
     return wire.upper.x + wire.port / wire.upper.width
+
+
+def _plumb(node: _Node) -> float:
+    """Below the only way to it, if that is its box's only one; else where it is."""
+    if len(node.above) == 1 and len(node.above[0].upper.below) == 1:
+        return node.above[0].upper.x + node.above[0].port
+    return node.x
 
 
 def _back_arrows(

@@ -92,7 +92,7 @@
     if (form?.querySelector("[role=alert]")) form.classList.add("cp-dirty");
     offerEvents();
     showDays();
-    setZoom(Number(sessionStorage.getItem(ZOOM)) || 1);
+    setZoom(chosenZoom());
   }
 
   // Which box or way the panel is about.
@@ -185,6 +185,14 @@
 
   /* Zoom ---------------------------------------------------------------------- */
 
+  // As it was left; at first so that the width fits, if that stays readable.
+  function chosenZoom() {
+    const chosen = Number(sessionStorage.getItem(ZOOM));
+    const canvas = document.querySelector(".cp-canvas"), box = scroller();
+    if (chosen || !canvas) return chosen || 1;
+    return Math.min(1, Math.max(0.75, (box.clientWidth - 18) / parseFloat(canvas.style.width)));
+  }
+
   function setZoom(factor) {
     const canvas = document.querySelector(".cp-canvas");
     if (canvas) canvas.style.zoom = factor;
@@ -192,7 +200,7 @@
 
   function zoom(how) {
     const canvas = document.querySelector(".cp-canvas"), box = scroller();
-    let factor = Number(sessionStorage.getItem(ZOOM)) || 1;
+    let factor = chosenZoom();
     if (how === "fit") {
       const room = Math.min((box.clientWidth - 20) / parseFloat(canvas.style.width), (box.clientHeight - 20) / parseFloat(canvas.style.height));
       factor = Math.max(0.35, Math.min(1, room));

@@ -191,13 +191,15 @@ def test_removing_a_step_that_nobody_comes_to_takes_nothing_else_along():
 def test_a_way_may_lead_to_a_step_that_is_there():
     before = drawing("f", f={"positive": "a"}, a=None)
 
-    after = editing.connect(before, after="f", way="negative", to="a")
+    after = editing.connect(before, after="f", way="negative", to="a", ways=WAYS)
 
     assert leads(after)["f"] == {"positive": "a", "negative": "a"}
 
 
 def test_a_way_may_end():
-    after = editing.connect(drawing("a", a="b", b=None), after="a", way="sent", to="")
+    after = editing.connect(
+        drawing("a", a="b", b=None), after="a", way="sent", to="", ways=WAYS
+    )
 
     assert leads(after) == {"": "a", "a": {"sent": None}, "b": {"sent": None}}
 
@@ -206,7 +208,7 @@ def test_a_way_that_would_run_in_a_circle_is_refused():
     before = drawing("a", a="b", b=None)
 
     with pytest.raises(Conflict, match="a → b → a"):
-        editing.connect(before, after="b", way="sent", to="a")
+        editing.connect(before, after="b", way="sent", to="a", ways=WAYS)
 
 
 def test_a_step_is_moved_and_both_places_are_joined_up():
@@ -243,8 +245,12 @@ def test_a_step_cannot_be_moved_behind_what_only_it_leads_to():
 def test_a_step_that_is_gone_is_told_so():
     for deed in (
         lambda: editing.find(drawing("a", a=None), "x"),
-        lambda: editing.connect(drawing("a", a=None), after="a", way="sent", to="x"),
-        lambda: editing.connect(drawing("a", a=None), after="x", way="sent", to="a"),
+        lambda: editing.connect(
+            drawing("a", a=None), after="a", way="sent", to="x", ways=WAYS
+        ),
+        lambda: editing.connect(
+            drawing("a", a=None), after="x", way="sent", to="a", ways=WAYS
+        ),
         lambda: editing.remove(drawing("a", a=None), "x", keep=None, ways=WAYS),
     ):
         with pytest.raises(NotFound, match="Reload the page"):
@@ -303,7 +309,9 @@ def test_whatever_is_clicked_the_drawing_stays_sound(clicked):
                 keep = [None, "positive", "sent"][three % 3]
                 definition, _ = editing.remove(definition, key, keep=keep, ways=WAYS)
             elif deed == "connect":
-                definition = editing.connect(definition, after=after, way=way, to=key)
+                definition = editing.connect(
+                    definition, after=after, way=way, to=key, ways=WAYS
+                )
             else:
                 definition = editing.move(
                     definition, key, after=after, way=way, ways=WAYS
