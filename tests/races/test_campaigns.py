@@ -1,0 +1,151 @@
+"""Several dispatchers, engines and walkers at once: every run once, every message once."""
+
+from __future__ import annotations
+
+import pytest
+from django.db import transaction
+from django.utils import timezone
+
+from campaigns import dispatch, publish
+from campaigns.broadcast import walk_broadcasts
+from campaigns.dispatch import dispatch_events, dispatch_system_events
+from campaigns.engine import advance_runs, settle_runs
+from campaigns.models import Broadcast, Campaign, Entry, Passage, Run
+from events.models import PendingEvent
+from messaging.models import Message
+from smartcomm.core.db import fetch_all
+from tests import make
+from tests.races.together import at_once
+
+pytestmark = [pytest.mark.race, pytest.mark.django_db(transaction=True)]
+
+
+def until_none(work):
+    total = 0
+    while done := work():
+        total += done
+    return total
+
+
+def test_two_dispatchers_share_the_queue():
+    make.campaign(on="Order paid")
+    for _ in range(60):
+        make.event(make.customer(), "Order paid")
+
+    shares = at_once(4, lambda _: until_none(lambda: dispatch_events(limit=7)))
+
+    assert sum(shares) == 60
+    assert Run.objects.count() == 60
+    assert not PendingEvent.objects.exists()
+
+
+def test_a_dispatcher_passes_over_what_another_holds():
+    make.campaign(on="Order paid")
+    for _ in range(2):
+        make.event(make.customer(), "Order paid")
+
+    with transaction.atomic():
+        fetch_all(dispatch.CLAIM, [1])
+        (done,) = at_once(1, lambda _: dispatch_events())
+
+    assert done == 1
+
+
+def test_once_is_once_for_two_events_dispatched_at_once():
+    make.campaign(on="Order paid", entry={"rule": "once"})
+    anna = make.customer()
+    for _ in range(8):
+        make.event(anna, "Order paid")
+
+    at_once(8, lambda _: dispatch_events(limit=1))
+
+    assert (Run.objects.count(), Entry.objects.count()) == (1, 1)
+
+
+def test_without_the_entry_s_row_the_race_would_be_lost(monkeypatch):
+    # If this fails, the test above tests nothing: letting everyone in, and only looking
+    # before whether they are in, starts more than one run.
+    make.campaign(on="Order paid", entry={"rule": "once"})
+    anna = make.customer()
+    for _ in range(8):
+        make.event(anna, "Order paid")
+    from segments.sql import Sql
+
+    look_first = Sql(
+        "SELECT candidate.* FROM candidate WHERE NOT EXISTS ("
+        "SELECT FROM campaigns_run AS run WHERE run.customer_id = candidate.customer_id)"
+        " AND pg_sleep(0.2) IS NOT NULL"
+    )
+    monkeypatch.setattr(dispatch, "entering", lambda *_, **__: (Sql(""), look_first))
+
+    at_once(8, lambda _: dispatch_events(limit=1))
+
+    assert Run.objects.count() > 1
+
+
+def test_engines_at_once_take_every_run_through_once():
+    make.campaign(
+        make.step(
+            "paris",
+            "filter_customers",
+            {"rule": {"attribute": "city", "op": "=", "value": "Paris"}},
+            positive="sms",
+            negative=None,
+        ),
+        make.sms(),
+    )
+    for i in range(40):
+        make.event(make.reachable(city="Paris" if i % 2 else "Riga"), "Order paid")
+    dispatch_events()
+
+    at_once(4, lambda _: until_none(lambda: advance_runs(limit=5)))
+
+    assert Message.objects.count() == 20
+    assert Passage.objects.count() == 40
+    assert Run.objects.filter(status="finished").count() == 20
+
+
+def test_a_message_that_ended_takes_its_run_on_once():
+    make.campaign(make.sms())
+    for _ in range(30):
+        make.event(make.reachable(), "Order paid")
+    dispatch_events()
+    advance_runs()
+    Message.objects.update(status="sent", sent_at=timezone.now())
+
+    shares = at_once(4, lambda _: until_none(lambda: settle_runs(limit=3)))
+
+    assert sum(shares) == 30
+    assert Passage.objects.count() == 30
+    assert Run.objects.filter(status="finished").count() == 30
+
+
+def test_walkers_at_once_start_every_run_of_a_broadcast_once():
+    for name in ("One", "Two"):
+        make.campaign(on="Shop opened", system=True, name=name)
+    for _ in range(50):
+        make.customer()
+    make.system_event("Shop opened")
+    at_once(2, lambda _: dispatch_system_events())
+
+    at_once(4, lambda _: until_none(lambda: walk_broadcasts(chunk=4)))
+    # A walker that finds all of them held goes home; the next tick finishes them.
+    until_none(walk_broadcasts)
+
+    assert Broadcast.objects.filter(status="finished").count() == 2
+    assert Run.objects.count() == 100
+    assert [b.entered for b in Broadcast.objects.all()] == [50, 50]
+
+
+def test_publishing_at_once_publishes_once():
+    campaign = make.draft()
+
+    def attempt(_):
+        try:
+            publish.publish(Campaign.objects.get(pk=campaign.pk))
+        except Exception as error:
+            return type(error).__name__
+        return "published"
+
+    assert sorted(at_once(4, attempt)) == ["Conflict"] * 3 + ["published"]
+    assert campaign.versions.filter(status="published").count() == 1
