@@ -176,7 +176,7 @@ class SegmentAdmin(ModelAdmin):
         self, request: HttpRequest, obj: Segment, form: Any, change: bool
     ) -> None:
         if not change:
-            obj.created_by = request.user
+            obj.created_by_id = request.user.pk
             obj.save()
         else:
             changed = set(form.changed_data) & set(self.fields)
@@ -203,9 +203,7 @@ class SegmentAdmin(ModelAdmin):
     def get_urls(self) -> list[Any]:
         wrap = self.admin_site.admin_view
         return [
-            path(
-                "builder/", wrap(self.fragment), name="segments_builder_fragment"
-            ),
+            path("builder/", wrap(self.fragment), name="segments_builder_fragment"),
             path("preview/", wrap(self.preview), name="segments_builder_preview"),
             path("offers/", wrap(self.offers), name="segments_builder_offers"),
             path(
@@ -286,7 +284,9 @@ class SegmentAdmin(ModelAdmin):
             context["error"] = error.message
         return TemplateResponse(request, "segments/members.html", context)
 
-    def export(self, request: HttpRequest, pk: int) -> HttpResponse | StreamingHttpResponse:
+    def export(
+        self, request: HttpRequest, pk: int
+    ) -> HttpResponse | StreamingHttpResponse:
         """The members as CSV, streamed."""
         segment = self._segment(request, pk)
         try:
@@ -336,9 +336,7 @@ class SegmentAdmin(ModelAdmin):
         return reverse("admin:segments_segment_change", args=[segment.pk])
 
 
-def rules_in_words(
-    data: Any, labels: dict[str, str], names: dict[int, str]
-) -> str:
+def rules_in_words(data: Any, labels: dict[str, str], names: dict[int, str]) -> str:
     return describe(rules.parse(data), attributes=labels, segments=names)
 
 
@@ -346,7 +344,11 @@ def state_badge(segment: Segment) -> str:
     """When the number was taken; old, failed or missing is said, never hidden."""
     match segment.status:
         case Segment.Status.FAILED:
-            since = f" The last good count is of {moment(segment.counted_at)}." if segment.counted_at else ""
+            since = (
+                f" The last good count is of {moment(segment.counted_at)}."
+                if segment.counted_at
+                else ""
+            )
             return format_html(
                 '<span title="{}">{}</span>',
                 f"{segment.error}{since}",

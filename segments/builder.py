@@ -109,7 +109,7 @@ class Checked:
 
 
 def check(draft: Draft, prefix: str, options: Options) -> Checked:
-    """Turn a draft into a rule; every name in it exists. Costs a query a kind of name."""
+    """Turn a draft into a rule whose names exist. Costs a query a kind of name."""
     write = drafts.write_where if options.is_where else drafts.write
     written = write(draft, prefix)
     if written.problems:
@@ -232,7 +232,9 @@ def live(data: Mapping[str, Any], *, now: datetime) -> dict[str, Any]:
         shown["example"] = example
         context = example.context
     try:
-        shown["found"] = _counted(checked.rule, bool(data.get("exact")), now, context, shown)
+        shown["found"] = _counted(
+            checked.rule, bool(data.get("exact")), now, context, shown
+        )
     except MissingField as missing:
         shown["missing"] = sorted(missing.codes)
     except UserError as error:
@@ -250,10 +252,9 @@ def live(data: Mapping[str, Any], *, now: datetime) -> dict[str, Any]:
 def share_text(share: float) -> str:
     """A part of all customers in words: 12 %, 0.4 %, less than 0.1 %."""
     if 0 < share < 0.001:
-        return "less than 0.1 %"
-    if share in (0, 1) or share >= 0.1:
-        return f"{share:.0%}".replace("%", " %")
-    return f"{share * 100:.1f} %"
+        return "less than 0.1\u00a0%"
+    digits = 0 if share == 0 or share >= 0.1 else 1
+    return f"{share * 100:.{digits}f}\u00a0%"
 
 
 def _counted(
@@ -296,8 +297,8 @@ class BuilderWidget(forms.Widget):
     event_name = ""
 
     class Media:
-        css = {"all": ["segments/builder.css"]}  # noqa: RUF012 - as Django has it
-        js = ["segments/builder.js"]  # noqa: RUF012
+        css = {"all": ["segments/builder.css"]}
+        js = ["segments/builder.js"]
 
     def render(
         self,
@@ -355,17 +356,17 @@ class RuleField(forms.Field):
             event_name_from=event_name_from,
             live=live and not self.is_where,
         )
-        self.widget.options = self.options  # type: ignore[attr-defined]
+        self.widget.options = self.options
         self.event_name = event_name
 
     @property
     def event_name(self) -> str:
-        """The event whose fields are offered as values (or as fields, by WhereField)."""
-        return self.widget.event_name  # type: ignore[attr-defined, no-any-return]
+        """The event whose fields are offered as values, or, by WhereField, as fields."""
+        return self.widget.event_name
 
     @event_name.setter
     def event_name(self, name: str) -> None:
-        self.widget.event_name = name  # type: ignore[attr-defined]
+        self.widget.event_name = name
 
     def clean(self, value: Any) -> Any:
         draft = draft_of(value, self.options)
@@ -376,7 +377,8 @@ class RuleField(forms.Field):
         checked = check(draft, "rule", self.options)
         if checked.problems:
             raise ValidationError(
-                NOT_FINISHED if checked.is_unfinished else _first(checked), code="invalid"
+                NOT_FINISHED if checked.is_unfinished else _first(checked),
+                code="invalid",
             )
         return checked.data
 

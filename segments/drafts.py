@@ -122,7 +122,7 @@ def read(data: Mapping[str, Any], prefix: str) -> Draft:
         if not name.startswith(f"{prefix}."):
             continue
         place, steps = tree, name[len(prefix) + 1 :].split(".")
-        while steps and (steps[0].isascii() and steps[0].isdigit() or steps[0] == "where"):
+        while steps and (_is_number(steps[0]) or steps[0] == "where"):
             place = place.setdefault(steps.pop(0), {})
         if steps:
             place[f"={'.'.join(steps)}"] = _texts(data, name)
@@ -139,7 +139,9 @@ def _texts(data: Mapping[str, Any], name: str) -> list[str]:
 def _branch(tree: dict[str, Any], kind: str, *, depth: int) -> Draft:
     values = {key[1:]: texts for key, texts in tree.items() if key.startswith("=")}
     found = values.pop("kind", [kind])[-1]
-    draft = Draft(found if found in (*GROUPS, *CONDITIONS, "unreadable") else kind, values)
+    draft = Draft(
+        found if found in (*GROUPS, *CONDITIONS, "unreadable") else kind, values
+    )
     if depth <= rules.MAX_DEPTH + 2:
         draft.parts = [
             _branch(tree[key], "attribute", depth=depth + 1) for key in _numbered(tree)
@@ -152,8 +154,12 @@ def _branch(tree: dict[str, Any], kind: str, *, depth: int) -> Draft:
     return draft
 
 
+def _is_number(step: str) -> bool:
+    return step.isascii() and step.isdigit() and len(step) <= 5
+
+
 def _numbered(tree: dict[str, Any]) -> list[str]:
-    return sorted((key for key in tree if key.isdigit()), key=int)
+    return sorted((key for key in tree if _is_number(key)), key=int)
 
 
 # From a rule
@@ -249,7 +255,9 @@ def _of_comparison(kind: str, rule: rules.Attribute | rules.FieldIs) -> Draft:
         meanings = {meaning for meaning, _ in items}
         if len(items) > CHIPS and len(meanings) == 1 and not meanings & {EVENT, EMPTY}:
             lines = [text for _, text in items]
-            if all(text and text == text.strip() and "\n" not in text for text in lines):
+            if all(
+                text and text == text.strip() and "\n" not in text for text in lines
+            ):
                 draft.values["list.lines"] = ["\n".join(lines)]
                 draft.values["list.as"] = [*meanings]
                 return draft
@@ -262,7 +270,12 @@ def _of_comparison(kind: str, rule: rules.Attribute | rules.FieldIs) -> Draft:
     ends = rule.value if isinstance(rule.value, tuple) else (rule.value,)
     for end, one in zip(("low", "high"), ends, strict=False):
         meaning, text = _shown(one)
-        if meaning == TEXT and takes in (Takes.ORDERED, Takes.PAIR, Takes.TIME, Takes.DAY):
+        if meaning == TEXT and takes in (
+            Takes.ORDERED,
+            Takes.PAIR,
+            Takes.TIME,
+            Takes.DAY,
+        ):
             meaning = DATE
         draft.values[end] = [text]
         draft.values[f"{end}.as"] = [meaning]
@@ -288,8 +301,8 @@ def _shown(value: Any) -> tuple[str, str]:
             return EMPTY, ""
         case str() if "\r" in value:
             raise rules.RuleError(
-                "A text in this rule has a line end that a form cannot hold. Change the "
-                "rule where it was made."
+                "A text in this rule has a line end that a form cannot hold. Change "
+                "the rule where it was made."
             )
     return TEXT, str(value)
 
@@ -482,7 +495,7 @@ class _Writer:
         if meaning == EVENT:
             self.place(at, f"{name}.list.new")
             return self.value(EVENT, draft.get("list.new"), f"{name}.list.new")
-        found = []
+        found: list[Any] = []
         for item in draft.values.get("list", []):
             one, _, text = item.partition(":")
             self.place(_join(at, str(len(found))), f"{name}.list")
@@ -491,7 +504,9 @@ class _Writer:
             self.place(_join(at, str(len(found))), f"{name}.list.new")
             found.append(self.value(meaning, text, f"{name}.list.new"))
         if not found:
-            self.problem(f"{name}.list.new", "Give at least one value.", unfinished=True)
+            self.problem(
+                f"{name}.list.new", "Give at least one value.", unfinished=True
+            )
         return found
 
     def value(self, meaning: str, text: str, name: str) -> Any:
@@ -588,7 +603,7 @@ def at(root: Draft, path: str) -> Draft:
         rows = draft.parts
         if step == "where":
             rows, step = draft.where, steps.pop(0) if steps else ""
-        if not step.isdigit() or int(step) >= len(rows):
+        if not _is_number(step) or int(step) >= len(rows):
             raise KeyError(path)
         draft = rows[int(step)]
     return draft
@@ -662,9 +677,7 @@ def _walk(root: Draft, path: str, way: str) -> None:
         draft = rows.pop(index)
         neighbour = rows[to if way == "up" else index]
         if neighbour.is_group and not draft.is_group:
-            neighbour.parts.insert(
-                len(neighbour.parts) if way == "up" else 0, draft
-            )
+            neighbour.parts.insert(len(neighbour.parts) if way == "up" else 0, draft)
         else:
             rows.insert(to, draft)
     elif above:

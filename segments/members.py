@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from collections.abc import Iterator
 from datetime import datetime
@@ -50,7 +51,8 @@ def page(
     """
     known = Dictionary.of(rule)
     upto = before - 1 if before is not None else _highest_id()
-    size, ids = FIRST_RANGE, []
+    size = FIRST_RANGE
+    ids: list[int] = []
     with read_only(EXACT_MS):
         while upto > 0 and len(ids) <= limit:
             restrict = IdRange(max(0, upto - size), upto)
@@ -96,9 +98,8 @@ def _lines(
 
 def _cells(row: tuple[Any, ...], declared: list[Attribute]) -> list[str]:
     *columns, attributes = row
-    attributes = Customer._meta.get_field("attributes").from_db_value(
-        attributes, None, connection
-    )
+    if isinstance(attributes, str):
+        attributes = json.loads(attributes)
     return [
         *(_text(value) for value in columns),
         *(_text(attributes.get(one.code)) for one in declared),

@@ -109,7 +109,9 @@ def fields(event: str, text: str = "", *, limit: int = 100) -> list[Offer]:
     return offered
 
 
-def field_values(event: str, field: str, text: str = "", *, limit: int = 12) -> list[Offer]:
+def field_values(
+    event: str, field: str, text: str = "", *, limit: int = 12
+) -> list[Offer]:
     """Values that the field had in recent events, the most frequent first."""
     event_type = EventType.objects.filter(name=event).first()
     if event_type is None:
@@ -125,7 +127,9 @@ def attribute_values(code: str, text: str = "", *, limit: int = 12) -> list[Offe
     if code in COLUMNS:
         found: Iterable[Any] = newest.values_list(code, flat=True)
     elif Attribute.objects.filter(code=code).exists():
-        found = (facts.get(code) for facts in newest.values_list("attributes", flat=True))
+        found = (
+            facts.get(code) for facts in newest.values_list("attributes", flat=True)
+        )
     else:
         return []
     texts = (as_text(value) for value in found)
@@ -137,7 +141,9 @@ def attributes() -> list[AttributeOffer]:
     declared = Attribute.objects.exclude(code__in=COLUMNS)
     return [
         *(
-            AttributeOffer(column.name, sentence(ATTRIBUTE_LABELS[column.name]), column.type, False)
+            AttributeOffer(
+                column.name, sentence(ATTRIBUTE_LABELS[column.name]), column.type, False
+            )
             for column in COLUMNS.values()
         ),
         *(
@@ -164,7 +170,9 @@ def field_types(events: Iterable[str]) -> dict[tuple[str, str], str]:
     rows = EventField.objects.filter(type__name__in=names)
     return {
         (event, code): value_type
-        for event, code, value_type in rows.values_list("type__name", "code", "value_type")
+        for event, code, value_type in rows.values_list(
+            "type__name", "code", "value_type"
+        )
     }
 
 
@@ -220,7 +228,8 @@ def sentence(words: str) -> str:
 
 
 def _decoded(context: Any) -> dict[str, Any]:
-    return json.loads(context) if isinstance(context, str) else context
+    found: dict[str, Any] = json.loads(context) if isinstance(context, str) else context
+    return found
 
 
 def _texts(contexts: list[dict[str, Any]], path: str) -> list[str]:

@@ -1,12 +1,12 @@
-"""A draft → what the builder's templates show: controls with names, choices, problems."""
+"""A draft → what the templates show: controls with names, choices and problems."""
 
 from __future__ import annotations
 
 import re
-from urllib.parse import urlencode
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlencode
 
 from django.utils.functional import cached_property
 
@@ -32,21 +32,18 @@ ASKED = [
     (
         "How many times",
         [
-            *(
-                (f"count {op}", f"{words} … times")
-                for op, words in NUMBER_QUESTIONS.items()
-            ),
+            *((f"count {op}", words) for op, words in NUMBER_QUESTIONS.items()),
             ("never", "never"),
         ],
     ),
     (
         "When the last one was",
-        [(f"date {op}", f"the last one {words}") for op, words in DATE_QUESTIONS.items()],
+        [(f"date {op}", f"last {words}") for op, words in DATE_QUESTIONS.items()],
     ),
     (
         "Days since the last one",
         [
-            (f"days {op}", f"the last one {words} … days ago")
+            (f"days {op}", f"last {words} (days ago)")
             for op, words in NUMBER_QUESTIONS.items()
         ],
     ),
@@ -109,6 +106,8 @@ class Presenter:
     problems: Iterable[Problem] = ()
     is_where: bool = False
     types: dict[tuple[str, str], str] = field(default_factory=dict)
+    #: Problems whose place has not been shown yet.
+    left: dict[str, list[Problem]] = field(default_factory=dict)
 
     def present(self, draft: Draft) -> dict[str, Any]:
         """The tree for the template."""
@@ -149,7 +148,9 @@ class Presenter:
             return
         event = self.event_name
         if node.kind == "field" and not self.is_where and found:
-            event = drafts.at(draft, found.group(1).rpartition(".where.")[0]).get("event")
+            event = drafts.at(draft, found.group(1).rpartition(".where.")[0]).get(
+                "event"
+            )
         meanings = self._meanings(node, self._type(node, event))
         for end in ("low", "high", "list"):
             if node.get(f"{end}.as") != EVENT:
@@ -270,7 +271,10 @@ class Presenter:
         if about in ("count", "days"):
             shown["ends"] = [
                 self._control(
-                    f"{name}.{about}.{end}", words, draft.get(f"{about}.{end}"), input="whole"
+                    f"{name}.{about}.{end}",
+                    words,
+                    draft.get(f"{about}.{end}"),
+                    input="whole",
                 )
                 for end, words in _ends(op)
             ]
@@ -341,7 +345,10 @@ class Presenter:
         op = draft.get("op", "=")
         shown: dict[str, Any] = {
             "op": self._control(
-                f"{name}.op", "Comparison", op, choices=_choices(_operators(type_, op), op)
+                f"{name}.op",
+                "Comparison",
+                op,
+                choices=_choices(_operators(type_, op), op),
             )
         }
         operator = OPERATORS.get(op)
@@ -356,16 +363,16 @@ class Presenter:
         if not subject:
             offered = {}
         if operator.takes is Takes.DAYS:
-            shown["values"] = [
+            shown["inputs"] = [
                 self._control(f"{name}.low", "Days", draft.get("low"), input="whole")
             ]
             shown["after"] = "days ago"
             return shown
         meanings = self._meanings(draft, type_)
         if operator.takes is Takes.LIST:
-            shown["values"] = [self._list(draft, name, meanings, offered)]
+            shown["inputs"] = [self._list(draft, name, meanings, offered)]
         else:
-            shown["values"] = [
+            shown["inputs"] = [
                 self._value(draft, name, end, words, meanings, offered)
                 for end, words in _ends(op)
             ]
@@ -373,7 +380,9 @@ class Presenter:
 
     def _meanings(self, draft: Draft, type_: str) -> list[str]:
         """How a value may be meant; the first is what fits best."""
-        match OPERATORS[draft.get("op")].takes if draft.get("op") in OPERATORS else None:
+        match (
+            OPERATORS[draft.get("op")].takes if draft.get("op") in OPERATORS else None
+        ):
             case Takes.TEXT:
                 return [TEXT]
             case Takes.TIME | Takes.DAY:
@@ -444,7 +453,9 @@ class Presenter:
             # What was typed and sent without Enter becomes a value of its own.
             items = [*items, f"{meaning}:{text}"]
         control.value = ""
-        if len(items) + control.lines.count("\n") > drafts.CHIPS and _uniform(items, meaning):
+        if len(items) + control.lines.count("\n") > drafts.CHIPS and _uniform(
+            items, meaning
+        ):
             lines = [control.lines, *(item.partition(":")[2] for item in items)]
             control.lines, items = "\n".join(line for line in lines if line), []
         control.chips = [_chip(item, meaning) for item in items]
@@ -456,7 +467,9 @@ class Presenter:
             offered.append(EVENT)
         if meaning not in offered:
             offered.append(meaning)
-        return _choices([(one, drafts.MEANINGS.get(one, one)) for one in offered], meaning)
+        return _choices(
+            [(one, drafts.MEANINGS.get(one, one)) for one in offered], meaning
+        )
 
     def _control(self, name: str, label: str, value: str, **more: Any) -> Control:
         return Control(name, label, value, problems=self._problems(name), **more)

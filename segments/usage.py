@@ -34,8 +34,8 @@ def refuse_if_used(segment: Segment) -> None:
         names = ", ".join(f"“{user}”" for user in users[:5])
         more = f" and {len(users) - 5} more" if len(users) > 5 else ""
         raise Conflict(
-            f"The segment “{segment}” is used by {names}{more}. Change that first, then "
-            "delete this one.",
+            f"The segment “{segment}” is used by {names}{more}. Change that first, "
+            "then delete this one.",
             code="segment_used",
         )
 

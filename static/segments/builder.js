@@ -100,7 +100,12 @@
       }
     } else if (active) {
       const input = document.getElementById(active);
-      if (input) input.focus({ preventScroll: true });
+      if (input) {
+        // Where one was already: nothing opens by itself.
+        isSettling = true;
+        input.focus({ preventScroll: true });
+        isSettling = false;
+      }
     }
   }
 
@@ -251,7 +256,10 @@
       if (!list) continue;
       const item = document.createElement("li");
       item.textContent = problem.textContent;
-      const soft = problem.hasAttribute("data-soft");
+      // A name that is still being typed is not wrong yet.
+      const isTyping = document.activeElement.name === name;
+      const soft = problem.hasAttribute("data-soft") || isTyping;
+      if (isTyping && open) continue;
       item.className = soft ? "scb-soft" : "";
       list.append(item);
       const control = list.parentElement;
@@ -314,6 +322,7 @@
   // Pickers: a text field with offers below it (ARIA combobox)
 
   let open = null;
+  let isSettling = false;
 
   class Picker {
     constructor(input) {
@@ -428,6 +437,7 @@
   }
 
   document.addEventListener("focusin", (event) => {
+    if (isSettling) return;
     if (isPicker(event.target)) openAt(event.target);
     else if (open && !open.list.contains(event.target)) open.close();
   });

@@ -80,9 +80,7 @@ def sent_by(html: str) -> dict[str, list[str]]:
     return data
 
 
-texts = st.text(
-    st.characters(codec="utf-8", exclude_characters="\x00\r"), max_size=12
-)
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\x00\r"), max_size=12)
 codes = st.from_regex(r"[a-z_][a-z0-9_]{0,6}(\.[a-z]{1,4})?", fullmatch=True)
 names = st.text(
     st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl", "Zp"]),
@@ -149,7 +147,9 @@ questions = (
 )
 periods = (
     st.none()
-    | st.builds(rules.Last, st.integers(1, 1200), st.sampled_from(list(rules.MAX_PERIOD)))
+    | st.builds(
+        rules.Last, st.integers(1, 1200), st.sampled_from(list(rules.MAX_PERIOD))
+    )
     | st.builds(rules.Span, instants, instants)
     | st.builds(rules.Span, instants, st.none())
     | st.builds(rules.Span, st.none(), instants)
@@ -162,11 +162,11 @@ conditions = (
 )
 trees = st.recursive(
     conditions,
-    lambda inner: st.builds(
-        rules.All, st.lists(inner, min_size=1, max_size=3).map(tuple)
-    )
-    | st.builds(rules.AnyOf, st.lists(inner, min_size=1, max_size=3).map(tuple))
-    | st.builds(rules.Not, inner),
+    lambda inner: (
+        st.builds(rules.All, st.lists(inner, min_size=1, max_size=3).map(tuple))
+        | st.builds(rules.AnyOf, st.lists(inner, min_size=1, max_size=3).map(tuple))
+        | st.builds(rules.Not, inner)
+    ),
     max_leaves=6,
 )
 
