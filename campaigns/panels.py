@@ -6,7 +6,7 @@ Used by the editor, the report and the pages of runs; holds no request.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from django.db.models import Count, Q
@@ -36,6 +36,7 @@ TONES = {
     "within": "good",
     "negative": "bad",
     "over": "bad",
+    "not sent": "bad",
     "failed": "bad",
 }
 
@@ -132,6 +133,8 @@ class Face:
     problem: str = ""
     problem_text: str = ""
     figures: Figures | None = None
+    #: Numbers of those who left in a way that is not drawn, such as "not sent".
+    left: tuple[tuple[str, int], ...] = ()
     #: Each way out in words, for those who do not see the arrows.
     leads: tuple[str, ...] = ()
 
@@ -237,15 +240,20 @@ def show(
             faces.append(Face(box, label=back if box.kind == "back" else "End"))
             continue
         own = by_step.get(box.step) if box.kind == "step" else None
+        here = figures.get(box.step) if figures else None
+        drawn = {arrow.way for arrow in picture.arrows if arrow.source == box.step}
         faces.append(
-            Face(
-                **{
-                    **face.__dict__,
-                    "problem": own.level if own else "",
-                    "problem_text": own.message if own else "",
-                    "figures": (figures or {}).get(box.step) if figures else None,
-                    "leads": tuple(leads.get(box.step, ())),
-                }
+            replace(
+                face,
+                problem=own.level if own else "",
+                problem_text=own.message if own else "",
+                figures=here,
+                left=tuple(
+                    (way_label(face.action, way), number)
+                    for way, number in (here.out if here else {}).items()
+                    if way not in drawn
+                ),
+                leads=tuple(leads.get(box.step, ())),
             )
         )
     return Shown(mode, picture.width, picture.height, faces, shown_ways)
