@@ -10,6 +10,7 @@ from celery import shared_task
 from campaigns import broadcast, dispatch, engine
 from campaigns.bells import TICK, WALK
 from smartcomm.core import doorbell
+from smartcomm.core.stopping import is_stopping
 
 #: After so long a task gives way to others, and rings for itself again.
 SECONDS = 20
@@ -52,6 +53,8 @@ def walk_broadcasts() -> None:
 def _until_done(work: Callable[[], int], *, again: str) -> None:
     end = time.monotonic() + SECONDS
     while work():
+        if is_stopping():
+            return  # The tick goes on where the rows say.
         if time.monotonic() > end:
             doorbell.ring(again)
             return
