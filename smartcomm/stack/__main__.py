@@ -57,6 +57,9 @@ def run(held: ExitStack, request: StopRequest) -> None:
     if not is_prepared(environment.demo):
         prepare(environment.demo, variables)
 
+    # Again, because preparing can take minutes, and the web server would share the
+    # port with another that took it meanwhile.
+    preflight.check_port(environment)
     programs = read_procfile()
     supervisor = Supervisor(programs, variables)
     held.callback(supervisor.stop, request)

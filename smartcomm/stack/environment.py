@@ -60,7 +60,7 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
         port=_number(variables, "PORT", default=8000, most=65_535),
         demo=_choice(variables, "DEMO", DEMOS, default="small"),
         web_workers=_number(variables, "WEB_WORKERS", default=_cores(), most=64),
-        web_threads=_number(variables, "WEB_THREADS", default=8, most=64),
+        web_threads=_number(variables, "WEB_THREADS", default=4, most=64),
         message_threads=_number(variables, "MESSAGE_THREADS", default=4, most=64),
     )
 
