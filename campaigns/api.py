@@ -110,29 +110,40 @@ class CampaignsPage(msgspec.Struct):
     next: str | None
 
 
-class StepReport(msgspec.Struct, rename={"in_": "in"}):
+class StepReport(msgspec.Struct, rename={"in_": "in"}, forbid_unknown_fields=True):
     """How many runs came to a step, and which way they left."""
 
     key: str
+    action: str
     in_: int
     out: dict[str, int]
+    waiting: int
+    failed: int
 
 
-class MessagesReport(msgspec.Struct):
-    """queued = sent + failed + suppressed + pending + unknown."""
+class MessagesReport(msgspec.Struct, forbid_unknown_fields=True):
+    """queued = sent + failed + suppressed + pending + unknown.
+
+    Delivered, opened and clicked are of those that were sent.
+    """
 
     queued: int
     sent: int
+    delivered: int
+    opened: int
+    clicked: int
     failed: int
     suppressed: Annotated[dict[str, int], Meta(description="By reason.")]
     pending: int
     unknown: int
 
 
-class VersionReport(msgspec.Struct):
+class VersionReport(msgspec.Struct, forbid_unknown_fields=True):
     """entered = finished + waiting + failed."""
 
     version: int
+    status: Annotated[str, Meta(extra_json_schema={"enum": Version.Status.values})]
+    published_at: datetime | None
     entered: int
     finished: int
     waiting: int
@@ -141,10 +152,11 @@ class VersionReport(msgspec.Struct):
     messages: MessagesReport
 
 
-class ReportOut(msgspec.Struct):
+class ReportOut(msgspec.Struct, forbid_unknown_fields=True):
     """The numbers of a campaign; they always add up."""
 
     campaign: int
+    name: str
     versions: list[VersionReport]
 
 
@@ -192,6 +204,50 @@ SUMMARY = {
     "updated_at": "2026-11-20T07:15:00Z",
 }
 CAMPAIGN = {**SUMMARY, **DRAWING}
+REPORT = {
+    "campaign": 3,
+    "name": "Back in stock",
+    "versions": [
+        {
+            "version": 1,
+            "status": "published",
+            "published_at": "2026-11-20T07:15:00Z",
+            "entered": 5,
+            "finished": 4,
+            "waiting": 1,
+            "failed": 0,
+            "steps": [
+                {
+                    "key": "viewers",
+                    "action": "filter_customers",
+                    "in": 5,
+                    "out": {"positive": 4, "negative": 1},
+                    "waiting": 0,
+                    "failed": 0,
+                },
+                {
+                    "key": "mail",
+                    "action": "send_email",
+                    "in": 4,
+                    "out": {"sent": 2},
+                    "waiting": 1,
+                    "failed": 0,
+                },
+            ],
+            "messages": {
+                "queued": 4,
+                "sent": 2,
+                "delivered": 0,
+                "opened": 0,
+                "clicked": 0,
+                "failed": 0,
+                "suppressed": {"no_consent": 1},
+                "pending": 1,
+                "unknown": 0,
+            },
+        }
+    ],
+}
 
 
 class Campaigns(ApiView):
@@ -346,6 +402,7 @@ class CampaignReport(ApiView):
         "messages. entered = finished + waiting + failed; queued = sent + failed + "
         "suppressed + pending + unknown.",
         answers={200: ReportOut},
+        example=REPORT,
         problems=(404,),
     )
     def get(self, request: Request, pk: int) -> Response:

@@ -20,6 +20,7 @@ from smartcomm.core.bodies import read_items, read_object
 from smartcomm.core.errors import Invalid, NotFound, Several, UserError
 from smartcomm.core.openapi import operation
 from smartcomm.core.problems import FieldProblem
+from smartcomm.core.scopes import caller_of
 
 Meta = msgspec.Meta
 
@@ -207,13 +208,13 @@ class OneCustomer(ApiView):
             )
         [result] = upsert_customers(
             [body | {"external_id": external_id}],
-            origin=request.auth.source.name,
+            origin=caller_of(request).source.name,
             now=timezone.now(),
         ).results
         if result.errors:
             raise _all_of(result.errors)
         shown = CustomerOut(external_id)
-        if READ in request.auth.scopes:
+        if READ in caller_of(request).scopes:
             shown = customer_out(find_customer(external_id))
         return Response(shown, status=201 if result.status == "created" else 200)
 
@@ -246,7 +247,7 @@ class Customers(ApiView):
     def post(self, request: Request) -> Response:
         upserted = upsert_customers(
             read_items(request, "customers"),
-            origin=request.auth.source.name,
+            origin=caller_of(request).source.name,
             now=timezone.now(),
         )
         created, updated = upserted.count("created"), upserted.count("updated")

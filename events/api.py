@@ -27,6 +27,7 @@ from smartcomm.core.api import (
 from smartcomm.core.bodies import read_items
 from smartcomm.core.errors import Invalid
 from smartcomm.core.openapi import LIST, operation
+from smartcomm.core.scopes import caller_of
 
 Meta = msgspec.Meta
 
@@ -148,7 +149,9 @@ class _Record(ApiView):
 
     def record(self, request: Request) -> Response:
         recorded = record_events(
-            read_items(request, "events"), source=request.auth.source, kind=self.kind
+            read_items(request, "events"),
+            source=caller_of(request).source,
+            kind=self.kind,
         )
         all_rejected = recorded.rejected and not (
             recorded.accepted or recorded.duplicates

@@ -31,7 +31,7 @@ class ApiKeyAuthentication(BaseAuthentication):
         return "Bearer"
 
 
-class ApiKeyScheme(OpenApiAuthenticationExtension):
+class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
     target_class = ApiKeyAuthentication
     name = "key"
 

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import django_filters
 import msgspec
+from django import forms
 from django.db.models import QuerySet
-from django_filters.rest_framework import DjangoFilterBackend
-from rest_framework.generics import GenericAPIView
+from django_filters.utils import translate_validation
+from drf_spectacular.utils import OpenApiParameter
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -59,20 +60,21 @@ class MessagesPage(msgspec.Struct):
     next: str | None
 
 
+class WholeNumberFilter(django_filters.NumberFilter):
+    field_class = forms.IntegerField
+
+
 class MessageFilter(django_filters.FilterSet):
     """What a list of messages can be narrowed to."""
 
-    customer = django_filters.CharFilter(
-        field_name="customer__external_id", label="The external id of a customer."
+    customer = django_filters.CharFilter(field_name="customer__external_id")
+    campaign = WholeNumberFilter(
+        field_name="campaign_id",
+        min_value=0,
+        max_value=2**63 - 1,
     )
-    campaign = django_filters.NumberFilter(
-        field_name="campaign_id", label="The id of a campaign."
-    )
-    channel = django_filters.ChoiceFilter(choices=Channel.choices, label="The channel.")
-    status = django_filters.MultipleChoiceFilter(
-        choices=Message.Status.choices,
-        label="The status; several are told by repeating it.",
-    )
+    channel = django_filters.ChoiceFilter(choices=Channel.choices)
+    status = django_filters.MultipleChoiceFilter(choices=Message.Status.choices)
 
     class Meta:
         model = Message
@@ -101,12 +103,26 @@ def messages() -> QuerySet[Message]:
     return Message.objects.select_related("customer")
 
 
-class Messages(ApiView, GenericAPIView):
+FILTERS = [
+    OpenApiParameter(
+        "customer", description="Only those to the customer with this external id."
+    ),
+    OpenApiParameter(
+        "campaign", {"type": "integer"}, description="Only those of this campaign."
+    ),
+    OpenApiParameter("channel", enum=Channel.values, description="Only this channel."),
+    OpenApiParameter(
+        "status",
+        enum=Message.Status.values,
+        many=True,
+        description="Only these statuses; several are told by repeating it.",
+    ),
+]
+
+
+class Messages(ApiView):
     scopes = {"GET": Scope.READ}
     parameters = LIST_PARAMETERS | MessageFilter.base_filters.keys()
-    queryset = Message.objects.none()
-    filter_backends = [DjangoFilterBackend]
-    filterset_class = MessageFilter
 
     @operation(
         name="listMessages",
@@ -114,13 +130,16 @@ class Messages(ApiView, GenericAPIView):
         summary="List messages",
         description="Newest first, with status and reason, narrowed to a customer, a "
         "campaign, a channel or some statuses.",
-        parameters=LIST,
+        parameters=[*LIST, *FILTERS],
         answers={200: MessagesPage},
         example={"results": [MESSAGE], "next": None},
         problems=(400,),
     )
     def get(self, request: Request) -> Response:
-        found = self.filter_queryset(messages())
+        narrowed = MessageFilter(request.query_params, messages())
+        if not narrowed.is_valid():
+            raise translate_validation(narrowed.errors)
+        found = narrowed.qs
         return Response(page(request, found, message_out, newest_first=True))
 
 

@@ -7,27 +7,26 @@ from typing import Annotated, Any
 
 import msgspec
 from django.db import IntegrityError, transaction
-from django.db.models.expressions import RawSQL
 from django.utils import timezone
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from customers.api import CustomerOut, customers_out
-from customers.models import Customer
+from customers.api import CUSTOMER, CustomerOut, customers_out
 from events.models import Scope
-from segments import rules
-from segments.compile import IdRange, compile_rule
+from segments import members, rules, usage
 from segments.describe import describe
 from segments.dictionary import Dictionary
 from segments.models import Segment
 from segments.preview import preview
+from segments.refresh import REFRESH
 from smartcomm.core import doorbell
 from smartcomm.core.api import (
     LIST_PARAMETERS,
     ApiView,
     created,
+    next_page,
     page,
-    page_of,
+    page_size,
     read_cursor,
 )
 from smartcomm.core.bodies import read_struct
@@ -35,8 +34,6 @@ from smartcomm.core.errors import Conflict, Invalid, NotFound
 from smartcomm.core.openapi import LIST, operation
 
 Meta = msgspec.Meta
-
-REFRESH = "segments.tasks.refresh_stale"
 
 Rule = Annotated[
     dict[str, Any],
@@ -212,7 +209,9 @@ class OneSegment(ApiView):
         problems=(404, 409),
     )
     def delete(self, request: Request, pk: int) -> Response:
-        _delete(find_segment(pk))
+        segment = find_segment(pk)
+        usage.refuse_if_used(segment)
+        segment.delete()
         return Response(status=204)
 
 
@@ -224,21 +223,26 @@ class SegmentCustomers(ApiView):
         name="listSegmentCustomers",
         tag="Segments",
         summary="List who is in a segment",
-        description="Who meets the rule now, in the order in which they became known. "
-        "Every page asks the rule anew.",
+        description="Who meets the rule now, those first who became known last. Every "
+        "page asks the rule anew.",
         parameters=LIST,
         answers={200: SegmentCustomersPage},
+        example={"results": [CUSTOMER], "next": None},
         problems=(400, 404, 422),
     )
     def get(self, request: Request, pk: int) -> Response:
-        rule = rules.parse(find_segment(pk).rule)
-        after = read_cursor(request) or 0
-        query = compile_rule(
-            rule, now=timezone.now(), restrict=IdRange(after=after, upto=2**63 - 1)
+        found = members.page(
+            rules.parse(find_segment(pk).rule),
+            now=timezone.now(),
+            before=read_cursor(request),
+            limit=page_size(request),
         )
-        members = Customer.objects.filter(pk__in=RawSQL(query.sql, query.params))  # noqa: S611
-        found, following = page_of(request, members)
-        return Response({"results": customers_out(found), "next": following})
+        return Response(
+            {
+                "results": customers_out(found.items),
+                "next": next_page(request, found.next),
+            }
+        )
 
 
 class Preview(ApiView):
@@ -307,18 +311,25 @@ def segment_out(segment: Segment) -> SegmentOut:
 
 
 def _save(segment: Segment, sent: SegmentIn) -> Segment:
+    rule = rules.parse(sent.rule)
+    if segment.pk:
+        usage.refuse_circle(segment.pk, rule)
+    else:
+        Dictionary.of(rule)  # Refuses names that do not exist.
+    data = rules.to_json(rule)
+    # Only what was told: a count may be kept at this very moment.
+    named = ["name", "description", "rule", "updated_at"]
+    if data != segment.rule:
+        segment.status = Segment.Status.NEW
+        named.append("status")
     segment.name = sent.name.strip()
     if not segment.name:
         raise Invalid("Give the segment a name.", field="name")
     segment.description = sent.description
-    segment.rule = rules.to_json(rules.parse(sent.rule))
-    segment.status = Segment.Status.NEW
+    segment.rule = data
     try:
         with transaction.atomic():
-            segment.save()
-            # Read back through the saved segment: this refuses names that do not
-            # exist, and segments that would now speak of each other in a circle.
-            Dictionary.of(rules.InSegment(segment.pk))
+            segment.save(update_fields=named if segment.pk else None)
             doorbell.ring(REFRESH)
     except IntegrityError as error:
         raise Conflict(
@@ -327,25 +338,3 @@ def _save(segment: Segment, sent: SegmentIn) -> Segment:
             code="name_taken",
         ) from error
     return segment
-
-
-def _delete(segment: Segment) -> None:
-    with transaction.atomic():
-        # Rules are few: they are read rather than searched as JSON.
-        for pk, name, data in Segment.objects.select_for_update().values_list(
-            "pk", "name", "rule"
-        ):
-            if pk != segment.pk and _uses(data, segment.pk):
-                raise Conflict(
-                    f"The segment “{name}” uses it. Change that one first.",
-                    code="in_use",
-                )
-        segment.delete()
-
-
-def _uses(data: object, pk: int) -> bool:
-    try:
-        parts = rules.walk(rules.parse(data))
-        return any(isinstance(p, rules.InSegment) and p.segment == pk for p in parts)
-    except Invalid:
-        return False

@@ -7,11 +7,13 @@ by problems.py.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
+from django.conf import settings
 from django.db import models
 from django.utils.cache import patch_cache_control
 from rest_framework.negotiation import DefaultContentNegotiation
@@ -22,7 +24,7 @@ from rest_framework.views import APIView
 from smartcomm.core import ratelimit
 from smartcomm.core.bodies import MsgspecParser, MsgspecRenderer
 from smartcomm.core.errors import UserError
-from smartcomm.core.scopes import HasScope
+from smartcomm.core.scopes import HasScope, caller_of
 
 M = TypeVar("M", bound=models.Model)
 
@@ -61,11 +63,12 @@ class ApiView(APIView):
     renderer_classes = [MsgspecRenderer]
     content_negotiation_class = AlwaysJson
     permission_classes = [HasScope]
-    throttle_classes = [ratelimit.PerSource]
     metadata_class = None
 
     scopes: ClassVar[Mapping[str, str]] = {}
     parameters: ClassVar[frozenset[str]] = frozenset()
+
+    rate: ratelimit.Rate | None = None
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
@@ -74,13 +77,20 @@ class ApiView(APIView):
                 if name not in self.parameters:
                     raise BadParameter(_unknown(name, self.parameters), field=name)
 
+    def check_throttles(self, request: Request) -> None:
+        limit: int = settings.API_REQUESTS_PER_SECOND
+        if limit:
+            source = f"source:{caller_of(request).source.pk}"
+            self.rate = ratelimit.count(source, limit=limit, now=time.time())
+        if self.rate is not None and self.rate.is_exceeded:
+            self.throttled(request, self.rate.reset)
+
     def finalize_response(
         self, request: Any, response: Any, *args: Any, **kwargs: Any
     ) -> Any:
         response = super().finalize_response(request, response, *args, **kwargs)
-        rate = getattr(request, "rate", None)
-        if rate is not None:
-            for name, value in rate.headers().items():
+        if self.rate is not None:
+            for name, value in self.rate.headers().items():
                 response[name] = value
         patch_cache_control(response, no_store=True)
         return response

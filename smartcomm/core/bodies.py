@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -14,6 +15,8 @@ from rest_framework.request import Request
 from smartcomm.core.errors import Invalid, UserError
 
 S = TypeVar("S", bound=msgspec.Struct)
+
+_TYPE = re.compile(r"application/json\s*(;|\Z)", re.IGNORECASE)
 
 #: What one request may send.
 MAX_BODY_BYTES = 5 * 1024 * 1024
@@ -63,9 +66,7 @@ class MsgspecParser(BaseParser):
 def read_json(request: Request) -> Any:
     """The body of a request as Python values; refused unread when it is too large."""
     headers = request.headers
-    if request.content_type and not request.negotiator.select_parser(
-        request, request.parsers
-    ):
+    if request.content_type and not _TYPE.match(request.content_type):
         raise exceptions.UnsupportedMediaType(request.content_type)
     if headers.get("Content-Encoding", "identity") != "identity":
         raise exceptions.UnsupportedMediaType(headers["Content-Encoding"])

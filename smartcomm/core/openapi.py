@@ -53,7 +53,7 @@ LIST = [
 ]
 
 
-class StructSchema(OpenApiSerializerExtension):
+class StructSchema(OpenApiSerializerExtension):  # type: ignore[no-untyped-call]
     """A msgspec struct stands for itself in the schema."""
 
     target_class = "msgspec.Struct"
@@ -73,14 +73,14 @@ class StructSchema(OpenApiSerializerExtension):
         for other, schema in schemas.items():
             if other != name:
                 auto_schema.registry.register_on_missing(
-                    ResolvedComponent(
+                    ResolvedComponent(  # type: ignore[no-untyped-call]
                         name=other,
                         type=ResolvedComponent.SCHEMA,
                         object=other,
                         schema=schema,
                     )
                 )
-        return schemas[name]
+        return dict(schemas[name])
 
 
 def operation(

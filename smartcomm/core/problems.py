@@ -11,7 +11,7 @@ import msgspec
 import structlog
 from django.core.exceptions import PermissionDenied, RequestDataTooBig
 from django.core.signals import got_request_exception
-from django.db import InterfaceError, OperationalError
+from django.db import DataError, InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.views import defaults
 from django.views.decorators.csrf import csrf_exempt
@@ -97,6 +97,14 @@ def problem_details(error: Exception, context: Mapping[str, Any]) -> HttpRespons
             return problem(403, "forbidden", "This is not allowed.")
         case RequestDataTooBig():
             return problem(413, TooLarge.code, "Too much was sent at once.")
+        case DataError():
+            logger.warning("api.unstorable", exc_info=True)
+            return problem(
+                422,
+                "unstorable",
+                "Something in it cannot be stored: a NUL character, or a number that "
+                "is too large. Nothing was stored.",
+            )
         case OperationalError() | InterfaceError() | PoolTimeout():
             logger.exception("api.database_away")
             return problem(

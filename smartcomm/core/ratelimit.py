@@ -10,13 +10,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import redis
 import structlog
 from django.conf import settings
-from rest_framework.request import Request
-from rest_framework.throttling import BaseThrottle
 
 logger = structlog.get_logger(__name__)
 
@@ -44,26 +41,6 @@ class Rate:
             "RateLimit-Reset": "1",
             "RateLimit-Policy": f"{self.limit};w=1",
         }
-
-
-class PerSource(BaseThrottle):
-    """The limit of API_REQUESTS_PER_SECOND for each source; 0 means no limit."""
-
-    reset = 1.0
-
-    def allow_request(self, request: Request, view: Any) -> bool:
-        limit: int = settings.API_REQUESTS_PER_SECOND
-        if not limit or request.auth is None:
-            return True
-        rate = count(f"source:{request.auth.source.pk}", limit=limit, now=time.time())
-        if rate is None:
-            return True
-        request.rate = rate
-        self.reset = rate.reset
-        return not rate.is_exceeded
-
-    def wait(self) -> float:
-        return self.reset
 
 
 _asked_again_at = 0.0

@@ -1,0 +1,222 @@
+"""Every address of the API: refused without a key, refused without the scope, told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from io import StringIO
+
+import pytest
+from django.core.management import call_command
+from django.urls import URLPattern, URLResolver, get_resolver
+
+from events.models import Scope
+from smartcomm.core.api import ApiView
+from tests.client import Api, problem
+
+# method, address below /api/v1, the scope that it asks for.
+CALLS = [
+    ("POST", "events", "events:write"),
+    ("POST", "system-events", "events:write"),
+    ("GET", "event-types", "read"),
+    ("POST", "customers", "customers:write"),
+    ("GET", "customers/<external_id:external_id>", "read"),
+    ("PUT", "customers/<external_id:external_id>", "customers:write"),
+    ("GET", "customers/<external_id:external_id>/events", "read"),
+    ("GET", "customers/<external_id:external_id>/messages", "read"),
+    ("GET", "segments", "read"),
+    ("POST", "segments", "manage"),
+    ("POST", "segments/preview", "read"),
+    ("GET", "segments/<int:pk>", "read"),
+    ("PUT", "segments/<int:pk>", "manage"),
+    ("DELETE", "segments/<int:pk>", "manage"),
+    ("GET", "segments/<int:pk>/customers", "read"),
+    ("GET", "campaigns", "read"),
+    ("POST", "campaigns", "manage"),
+    ("GET", "campaigns/<int:pk>", "read"),
+    ("PUT", "campaigns/<int:pk>", "manage"),
+    ("POST", "campaigns/<int:pk>/publish", "manage"),
+    ("POST", "campaigns/<int:pk>/pause", "manage"),
+    ("POST", "campaigns/<int:pk>/resume", "manage"),
+    ("POST", "campaigns/<int:pk>/archive", "manage"),
+    ("GET", "campaigns/<int:pk>/report", "read"),
+    ("GET", "messages", "read"),
+    ("GET", "messages/<int:pk>", "read"),
+]
+#: Open to all: they hold nothing but the product's own words.
+OPEN = {"schema", "docs"}
+
+each_call = pytest.mark.parametrize(("method", "address", "scope"), CALLS)
+
+
+def path_of(address: str) -> str:
+    return "/" + address.replace("<int:pk>", "1").replace(
+        "<external_id:external_id>", "C-1"
+    )
+
+
+def views() -> Iterator[tuple[str, type]]:
+    """Every address of the API as it is wired, with its view."""
+    for resolver in get_resolver().url_patterns:
+        if isinstance(resolver, URLResolver) and str(resolver.pattern) == "api/v1/":
+            for pattern in resolver.url_patterns:
+                assert isinstance(pattern, URLPattern)
+                yield str(pattern.pattern), pattern.callback.view_class
+
+
+def test_the_table_above_has_every_call_that_is_wired():
+    wired = {
+        (method, address, scope)
+        for address, view in views()
+        if address not in OPEN
+        for method, scope in view.scopes.items()
+    }
+
+    assert wired == set(CALLS)
+
+
+def test_every_method_of_every_view_asks_for_a_scope():
+    for address, view in views():
+        if address in OPEN:
+            continue
+        assert issubclass(view, ApiView), address
+        methods = {
+            name.upper()
+            for name in ("get", "post", "put", "patch", "delete")
+            if hasattr(view, name)
+        }
+        assert methods == set(view.scopes), address
+        assert set(view.scopes.values()) <= set(Scope.values), address
+
+
+@each_call
+@pytest.mark.django_db
+def test_without_a_key_it_is_refused(method, address, scope):
+    response = Api(key="").call(method, path_of(address), {})
+
+    problem(response, 401, "key_missing")
+    assert response["WWW-Authenticate"] == "Bearer"
+
+
+@each_call
+@pytest.mark.django_db
+def test_with_every_scope_but_the_right_one_it_is_refused(method, address, scope):
+    others = [one for one in Scope.values if one != scope]
+
+    response = Api(*others).call(method, path_of(address), {})
+
+    assert scope in problem(response, 403, "scope_missing")["detail"]
+
+
+@each_call
+@pytest.mark.django_db
+def test_with_the_right_scope_alone_it_is_not(method, address, scope):
+    response = Api(scope).call(method, path_of(address), {})
+
+    assert response.status_code not in (401, 403, 405, 500)
+
+
+# The schema
+
+
+@pytest.fixture(scope="module")
+def schema() -> dict:
+    """As `manage.py spectacular --validate --fail-on-warn` writes it."""
+    written = StringIO()
+    call_command(
+        "spectacular",
+        validate=True,
+        fail_on_warn=True,
+        format="openapi-json",
+        stdout=written,
+    )
+    return json.loads(written.getvalue())
+
+
+def operations(schema: dict) -> Iterator[tuple[str, str, dict]]:
+    for path, methods in schema["paths"].items():
+        for method, operation in methods.items():
+            yield method.upper(), path, operation
+
+
+def test_the_schema_has_every_call(schema):
+    told = {(method, path) for method, path, _ in operations(schema)}
+
+    assert told == {
+        (
+            method,
+            "/api/v1/"
+            + address.replace("<int:pk>", "{id}").replace(
+                "<external_id:external_id>", "{external_id}"
+            ),
+        )
+        for method, address, _ in CALLS
+    }
+
+
+def test_every_call_is_described_with_words_and_an_example(schema):
+    for method, path, operation in operations(schema):
+        where = f"{method} {path}"
+        assert operation["summary"], where
+        assert operation["description"].rstrip().endswith("."), where
+        assert operation["tags"], where
+        assert operation["security"] == [{"key": []}], where
+        success = next(
+            answer
+            for status, answer in operation["responses"].items()
+            if status.startswith("2")
+        )
+        if method != "DELETE":
+            content = success["content"]["application/json"]
+            assert "$ref" in content["schema"], where
+            assert content["examples"], where
+        if "requestBody" in operation:
+            assert operation["requestBody"]["content"]["application/json"]["examples"]
+
+
+def test_every_call_tells_how_it_refuses(schema):
+    for method, path, operation in operations(schema):
+        for status in ("401", "403", "429", "503"):
+            answer = operation["responses"][status]
+            assert "application/problem+json" in answer["content"], f"{method} {path}"
+
+
+def test_every_parameter_that_is_understood_is_told(schema):
+    for address, view in views():
+        if address in OPEN or "GET" not in view.scopes:
+            continue
+        path = "/api/v1/" + address.replace("<int:pk>", "{id}").replace(
+            "<external_id:external_id>", "{external_id}"
+        )
+        told = {
+            parameter["name"]
+            for parameter in schema["paths"][path]["get"].get("parameters", [])
+            if parameter["in"] == "query"
+        }
+        assert told == set(view.parameters), address
+
+
+def test_two_shapes_never_share_a_name(schema):
+    """The schema knows a struct by its name alone."""
+    import msgspec
+
+    names: dict[str, str] = {}
+
+    def walk(parent: type) -> None:
+        for shape in parent.__subclasses__():
+            if shape.__module__.endswith((".api", ".problems")):
+                assert shape.__module__ == names.setdefault(
+                    shape.__name__, shape.__module__
+                )
+            walk(shape)
+
+    walk(msgspec.Struct)
+    assert "CustomerOut" in names
+
+
+@pytest.mark.django_db
+def test_the_schema_is_served_without_a_key(client):
+    response = client.get("/api/v1/schema", headers={"Accept": "application/json"})
+
+    assert response.status_code == 200
+    assert b'"openapi"' in response.content

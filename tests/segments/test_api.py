@@ -1,0 +1,291 @@
+"""Segments through the API."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from customers.models import Attribute
+from segments.models import Segment
+from segments.refresh import refresh_stale
+from tests import make
+from tests.client import Api, problem
+
+pytestmark = pytest.mark.django_db
+
+PARIS = {"attribute": "city", "op": "=", "value": "Paris"}
+
+
+@pytest.fixture
+def api() -> Api:
+    return Api()
+
+
+def save(api: Api, name: str = "Parisians", rule=PARIS, **more) -> dict:
+    response = api.post("/segments", {"name": name, "rule": rule, **more})
+    assert response.status_code == 201, response.content
+    return response.json()
+
+
+def test_a_segment_is_saved_and_shown_with_its_rule_in_words(api):
+    response = api.post(
+        "/segments", {"name": " Parisians ", "rule": PARIS, "description": "Of Paris"}
+    )
+
+    assert response.status_code == 201
+    answer = response.json()
+    assert (answer["name"], answer["description"]) == ("Parisians", "Of Paris")
+    assert answer["rule"] == PARIS
+    assert "Paris" in answer["sentence"]
+    assert (answer["status"], answer["count"]) == ("new", None)
+    assert api.get(response["Location"]).json() == answer
+    assert api.get("/segments").json() == {"results": [answer], "next": None}
+
+
+def test_a_saved_segment_tells_its_count_once_it_was_taken(api):
+    make.customer(city="Paris")
+    make.customer(city="Riga")
+    saved = save(api)
+
+    refresh_stale()
+
+    answer = api.get(f"/segments/{saved['id']}").json()
+    assert (answer["status"], answer["count"]) == ("fresh", 1)
+    assert answer["counted_at"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "field"),
+    [
+        ({}, None),
+        ({"al": [PARIS]}, None),
+        ({"all": [PARIS, {"attribute": "city", "op": "~", "value": 1}]}, "all.1"),
+        ({"attribute": "shoe_size", "op": "=", "value": 42}, "attribute"),
+        ({"event": "Never seen"}, "event"),
+        ({"segment": 404}, "segment"),
+        ({**PARIS, "valeu": "x"}, None),
+    ],
+)
+def test_a_rule_that_is_not_understood_is_refused_and_nothing_saved(api, rule, field):
+    for response in (
+        api.post("/segments", {"name": "x", "rule": rule}),
+        api.post("/segments/preview", {"rule": rule}),
+    ):
+        told = problem(response, 422, "rule_invalid")
+        if field:
+            assert told["errors"][0]["field"].startswith(field)
+    assert not Segment.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"rule": PARIS}, ""),
+        ({"name": "x"}, ""),
+        ({"name": "", "rule": PARIS}, "name"),
+        ({"name": "  ", "rule": PARIS}, "name"),
+        ({"name": "x" * 151, "rule": PARIS}, "name"),
+        ({"name": 5, "rule": PARIS}, "name"),
+        ({"name": "x", "rule": []}, "rule"),
+        ({"name": "x", "rule": PARIS, "description": None}, "description"),
+        ({"name": "x", "rule": PARIS, "colour": "red"}, ""),
+    ],
+)
+def test_a_body_that_does_not_fit_is_refused_by_name(api, body, field):
+    response = api.post("/segments", body)
+
+    told = problem(response, 422, "invalid")
+    assert [error["field"] for error in told.get("errors", [])] == [field] * bool(field)
+    assert not Segment.objects.exists()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"name": "x\x00", "rule": PARIS},
+        {"name": "x", "rule": {**PARIS, "value": "\x00"}},
+    ],
+)
+def test_what_the_database_cannot_hold_is_refused_and_no_fault_of_ours(api, body):
+    response = api.post("/segments", body)
+
+    assert response.status_code == 422
+    assert response["Content-Type"] == "application/problem+json"
+    assert not Segment.objects.exists()
+
+
+def test_two_segments_have_two_names(api):
+    save(api)
+    other = save(api, "Others")
+
+    problem(
+        api.post("/segments", {"name": "Parisians", "rule": PARIS}), 409, "name_taken"
+    )
+    response = api.put(f"/segments/{other['id']}", {"name": "Parisians", "rule": PARIS})
+    problem(response, 409, "name_taken")
+
+
+def test_a_segment_is_replaced(api):
+    saved = save(api, description="Old")
+    refresh_stale()
+    rule = {"attribute": "city", "op": "=", "value": "Riga"}
+
+    response = api.put(f"/segments/{saved['id']}", {"name": "Rigans", "rule": rule})
+
+    assert response.status_code == 200
+    answer = response.json()
+    assert (answer["name"], answer["rule"], answer["description"]) == (
+        "Rigans",
+        rule,
+        "",
+    )
+    assert answer["status"] == "new"
+
+
+def test_a_new_name_alone_leaves_the_count_as_it_is(api):
+    saved = save(api)
+    refresh_stale()
+
+    answer = api.put(
+        f"/segments/{saved['id']}", {"name": "Paris", "rule": PARIS}
+    ).json()
+
+    assert (answer["status"], answer["count"]) == ("fresh", 0)
+
+
+def test_segments_cannot_speak_of_each_other_in_a_circle(api):
+    first = save(api)
+    second = save(api, "Second", {"segment": first["id"]})
+
+    for target in (first["id"], second["id"]):
+        response = api.put(
+            f"/segments/{first['id']}", {"name": "First", "rule": {"segment": target}}
+        )
+        problem(response, 422, "rule_conflict")
+    assert Segment.objects.get(pk=first["id"]).rule == PARIS
+
+
+def test_a_segment_is_deleted_unless_another_needs_it(api):
+    first = save(api)
+    second = save(api, "Second", {"not": {"segment": first["id"]}})
+
+    told = problem(api.delete(f"/segments/{first['id']}"), 409, "segment_used")
+    assert "Second" in told["detail"]
+
+    for pk in (second["id"], first["id"]):
+        response = api.delete(f"/segments/{pk}")
+        assert (response.status_code, response.content) == (204, b"")
+    assert not Segment.objects.exists()
+
+
+def test_a_segment_that_does_not_exist_is_told_so(api):
+    for method in ("GET", "PUT", "DELETE"):
+        problem(
+            api.call(method, "/segments/404", {"name": "x", "rule": PARIS}),
+            404,
+            "not_found",
+        )
+    problem(api.get("/segments/404/customers"), 404, "not_found")
+    problem(api.get(f"/segments/{10**30}"), 404, "not_found")
+
+
+def test_the_members_of_a_segment_are_told_page_by_page(api):
+    for number in range(5):
+        make.reachable(f"P-{number}", city="Paris", first_name=f"Name{number}")
+    make.customer("R-1", city="Riga")
+    saved = save(api)
+
+    seen, path = [], f"/segments/{saved['id']}/customers?limit=2"
+    while path:
+        answer = api.get(path).json()
+        seen += answer["results"]
+        path = answer["next"]
+
+    assert [row["external_id"] for row in seen] == ["P-4", "P-3", "P-2", "P-1", "P-0"]
+    assert seen[0]["first_name"] == "Name4"
+    assert seen[0]["consents"] == {"email": True, "sms": True, "push": None}
+
+
+def test_a_page_of_members_costs_the_same_however_many(api):
+    saved = save(api)
+    costs = []
+    for number in (1, 10):
+        for _ in range(number):
+            make.reachable(city="Paris")
+        with CaptureQueriesContext(connection) as spent:
+            api.get(f"/segments/{saved['id']}/customers")
+        costs.append(len(spent))
+
+    assert costs[0] == costs[1]
+
+
+def test_a_preview_tells_count_sentence_and_sample(api):
+    now = timezone.now()
+    for letter, city in zip("ABCD", ["Paris", "Berlin", "Paris", ""], strict=True):
+        customer = make.customer(f"t-{letter}", city=city)
+        if letter in "AB":
+            make.event(
+                customer, "Product viewed", at=now - timedelta(days=1), name="Bag"
+            )
+
+    response = api.post(
+        "/segments/preview",
+        {
+            "rule": {
+                "all": [
+                    {"attribute": "external_id", "op": "starts with", "value": "t-"},
+                    {"event": "Product viewed"},
+                ]
+            },
+            "exact": True,
+        },
+    )
+
+    assert response.status_code == 200
+    answer = response.json()
+    assert answer.keys() == {
+        "count",
+        "exact",
+        "margin",
+        "sentence",
+        "sample",
+        "took_ms",
+    }
+    assert (answer["count"], answer["exact"], answer["margin"]) == (2, True, 0)
+    assert sorted(answer["sample"]) == ["t-A", "t-B"]
+    assert "Product viewed" in answer["sentence"]
+    assert not Segment.objects.exists()
+
+
+def test_the_sample_of_a_preview_has_all_members_when_they_are_few(api):
+    for number in range(12):
+        make.customer(f"P-{number}", city="Paris")
+
+    answer = api.post("/segments/preview", {"rule": PARIS, "exact": True}).json()
+
+    assert len(answer["sample"]) == 12
+
+
+def test_a_preview_takes_nothing_else(api):
+    response = api.post("/segments/preview", {"rule": PARIS, "exakt": True})
+
+    assert "exakt" in problem(response, 422, "invalid")["detail"]
+
+
+def test_what_a_preview_counts_the_member_list_shows(api):
+    Attribute.objects.create(code="tier", type="string")
+    make.customer("A", attributes={"tier": "gold"}, birth_date="1990-05-01")
+    make.customer("B", attributes={"tier": "Gold"})
+    make.customer("C", created_at=datetime(2020, 1, 1, tzinfo=UTC))
+    rule = {"not": {"attribute": "tier", "op": "=", "value": "gold"}}
+
+    counted = api.post("/segments/preview", {"rule": rule, "exact": True}).json()
+    saved = save(api, rule=rule)
+    listed = api.get(f"/segments/{saved['id']}/customers").json()["results"]
+
+    assert counted["count"] == len(listed) == 2
+    assert sorted(counted["sample"]) == sorted(row["external_id"] for row in listed)
