@@ -46,6 +46,16 @@ INSTALLED_APPS = [
     "smartcomm.site.apps.SiteConfig",
 ]
 
+# For an installation behind a proxy that speaks HTTPS and says so in this header.
+HTTPS = env.bool("HTTPS", default=False)
+if HTTPS:
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
+SECURE_REDIRECT_EXEMPT = ["^healthz$"]
+SECURE_HSTS_SECONDS = 365 * 24 * 3600 if HTTPS else 0
+# What else lives under the domain, and whether it speaks HTTPS, is not ours to say.
+SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
+
 MIDDLEWARE = [
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "django.middleware.security.SecurityMiddleware",

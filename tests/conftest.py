@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 from django.conf import settings
-from django.db import connection, connections
+from django.db import connections
+from django.db.backends.postgresql.base import DatabaseWrapper
 from playwright.sync_api import Browser, Page, sync_playwright
 from psycopg.sql import SQL, Identifier
 from pytest_django.live_server_helper import LiveServer
@@ -35,7 +36,9 @@ def services() -> Iterator[None]:
         settings.STATIC_ROOT.mkdir(exist_ok=True)
         yield
         connections.close_all()
-        connection.close_pool()
+        database = connections["default"]
+        assert isinstance(database, DatabaseWrapper)
+        database.close_pool()
 
 
 def drop_outdated_databases() -> None:

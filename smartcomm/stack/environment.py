@@ -50,7 +50,8 @@ class Environment:
 def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
     """The settings of this start. Raises StartError at the first that is wrong."""
     # Used by Django, where a wrong value would be misread or shown as a traceback.
-    _choice(variables, "DEBUG", BOOLEANS, default="off", convert=str.lower)
+    for name in ("DEBUG", "HTTPS"):
+        _choice(variables, name, BOOLEANS, default="off", convert=str.lower)
     _choice(variables, "LOG_LEVEL", LOG_LEVELS, default="INFO", convert=str.upper)
     _refuse_unknown_time_zone(variables)
     for name, schemes in SCHEMES.items():

@@ -44,4 +44,4 @@ class Readiness:
         answers = self._celery.control.ping(
             destination=list(self._silent), timeout=0.3, limit=len(self._silent)
         )
-        return {name for answer in answers for name in answer}
+        return {name for answer in answers or [] for name in answer}
