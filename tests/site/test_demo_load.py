@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
+import time_machine
 
-from campaigns.models import Campaign
+from campaigns.dispatch import dispatch_events, dispatch_system_events
+from campaigns.models import Broadcast, Campaign, Run
 from customers.models import Attribute, Consent, Customer, Device, MailingCategory
+from events.ingest import record_events
 from events.models import (
     Event,
     EventField,
@@ -33,6 +36,12 @@ pytestmark = pytest.mark.django_db
 NOW = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
 #: Few lines each; together they have every kind of event in the last four months.
 HOUSEHOLDS = frozenset({1, 13, 22})
+
+
+@pytest.fixture(autouse=True)
+def clock() -> Iterator[time_machine.Traveller]:
+    with time_machine.travel(NOW, tick=False) as clock:
+        yield clock
 
 
 @pytest.fixture(scope="module")
@@ -70,17 +79,16 @@ class Killed(BaseException):
 
 
 def kill_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = load.record_events
     done = 0
 
-    def record_events(*args: Any, **kwargs: Any) -> Any:
+    def record_some(*args: Any, **kwargs: Any) -> Any:
         nonlocal done
         if done == batches:
             raise Killed
         done += 1
-        return whole(*args, **kwargs)
+        return record_events(*args, **kwargs)
 
-    monkeypatch.setattr(load, "record_events", record_events)
+    monkeypatch.setattr(load, "record_events", record_some)
 
 
 def test_customers_and_their_purchases_come_in_as_backfill(load_some):
@@ -206,14 +214,15 @@ def test_nothing_to_load_costs_two_small_queries(
         demo.load_demo(size="small", now=NOW, progress=progress)
 
 
-def test_a_demo_killed_in_its_showcase_is_finished(
-    slice_of_demo, progress, monkeypatch
+@pytest.mark.parametrize("place", ["_let_something_happen", "record"])
+def test_a_demo_killed_in_its_showcase_makes_all_of_it_the_next_time(
+    slice_of_demo, progress, monkeypatch, place
 ):
     def killed(*args: Any, **kwargs: Any) -> None:
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(showcase, "_let_something_happen", killed)
+        patch.setattr(showcase, place, killed)
         with pytest.raises(Killed):
             demo.load_demo(size="small", now=NOW, progress=progress)
     assert not Campaign.objects.exists()
@@ -223,6 +232,26 @@ def test_a_demo_killed_in_its_showcase_is_finished(
 
     assert Campaign.objects.count() == 3
     assert Segment.objects.count() == 4
+
+
+def test_a_demo_killed_just_before_its_end_is_not_doubled(
+    slice_of_demo, progress, monkeypatch, clock
+):
+    def killed(*args: Any, **kwargs: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(demo, "mark_loaded", killed)
+        with pytest.raises(Killed):
+            demo.load_demo(size="small", now=NOW, progress=progress)
+    counts = _counts()
+
+    later = NOW + timedelta(hours=2)
+    clock.move_to(later)
+    demo.load_demo(size="small", now=later, progress=progress)
+
+    # The mark that it is complete is a system event.
+    assert _counts() == counts | {SystemEvent: counts[SystemEvent] + 1}
 
 
 def test_the_campaigns_are_published_and_something_of_today_awaits_them(
@@ -236,6 +265,15 @@ def test_the_campaigns_are_published_and_something_of_today_awaits_them(
     assert today.exists()
     assert PendingEvent.objects.count() == today.count()
     assert not today.filter(occurred_at__gt=NOW).exists()
+
+    dispatch_events()
+    dispatch_system_events()
+
+    assert {run.campaign.name for run in Run.objects.all()} == {
+        "Thank you for a large order",
+        "The next coupon",
+    }
+    assert Broadcast.objects.get().campaign.name == "Back in stock"
 
 
 def test_every_segment_can_be_counted(slice_of_demo, progress):

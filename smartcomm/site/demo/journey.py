@@ -7,7 +7,6 @@ numbers, so that sending everything again changes nothing.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -238,21 +237,18 @@ class Receipts:
         receipt of the day, or noon.
         """
         visits = self._visits()
-        seen: Counter[Redemption] = Counter()
         for redemption in study.redemptions:
             day = self.calendar.day(redemption.day)
             in_week = self.week.first_day <= redemption.day <= self.week.last_day
             if not (in_week and self.calendar.keeps(day)):
                 continue
-            # The same coupon once more on the same day is another redemption.
-            seen[redemption] += 1
             context = _coupon_context(redemption, study)
             moment = self.calendar.at(day, 12)
             if (redemption.household, day) in visits:
                 moment, context["order_id"] = visits[redemption.household, day]
             yield {
                 "id": f"coupon-{redemption.campaign}-{redemption.coupon}"
-                f"-{redemption.day:%m%d}-{seen[redemption]}",
+                f"-{redemption.day:%m%d}",
                 "name": "Coupon redeemed",
                 "customer": external_id(redemption.household),
                 "occurred_at": moment.isoformat(),

@@ -25,7 +25,7 @@ TEXTS = Path(__file__).parent / "texts"
 #: White grapes: bought by about 150 of the surveyed households within 90 days.
 LIVE_PRODUCT = 866211
 
-CATEGORIES = [
+CATEGORIES: list[dict[str, Any]] = [
     {
         "code": "offers",
         "name": "Offers",
@@ -99,7 +99,7 @@ def _with_segments(rule: Any, made: dict[str, int]) -> Any:
 def _let_something_happen(source: Source, *, now: datetime) -> None:
     """A few events of this very day, which start runs of the campaigns."""
     backfilled = Event.objects.filter(source=source, is_backfill=True)
-    items = []
+    items: list[dict[str, Any]] = []
     for events, number in (
         (backfilled.filter(type__name="Order paid", context__amount__gte=50), 8),
         (backfilled.filter(type__name="Coupon redeemed"), 4),
@@ -115,7 +115,9 @@ def _let_something_happen(source: Source, *, now: datetime) -> None:
                 }
             )
     if items:
-        record(items, source=source, now=now)
+        # Received now, not when the load began: what came in before a campaign was
+        # published starts nothing.
+        record(items, source=source)
     in_stock = SystemEvent.objects.filter(
         source=source,
         type__name="Product in stock",
@@ -134,7 +136,6 @@ def _let_something_happen(source: Source, *, now: datetime) -> None:
             ],
             source=source,
             kind=Kind.SYSTEM,
-            now=now,
         )
 
 
@@ -252,7 +253,7 @@ def templates() -> list[dict[str, Any]]:
         {
             "name": "Back in stock",
             "channel": Channel.EMAIL,
-            "subject": "{{ client.eventContext.product }} is back",
+            "subject": "Back in stock: {{ client.eventContext.product }}",
             "html": _text("back_in_stock.html"),
             "text": _text("back_in_stock.txt"),
             "category": offers,
@@ -286,7 +287,7 @@ BACK_IN_STOCK = {
             "key": "mail",
             "action": "send_email",
             "config": {
-                "subject": "{{ client.eventContext.product }} is back",
+                "subject": "Back in stock: {{ client.eventContext.product }}",
                 "html": _text("back_in_stock.html"),
                 "text": _text("back_in_stock.txt"),
                 "category": "offers",

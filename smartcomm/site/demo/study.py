@@ -156,7 +156,7 @@ class Study:
         if first_day is not None:
             chosen = pc.and_(chosen, pc.greater_equal(times, _midnight(first_day)))
         baskets = self._transactions["basket_id"].filter(chosen)
-        return len(baskets) + pc.count_distinct(baskets).as_py()
+        return len(baskets) + int(pc.count_distinct(baskets).as_py())
 
     @cached_property
     def people(self) -> list[Household]:
@@ -231,7 +231,7 @@ class Study:
 
     @cached_property
     def redemptions(self) -> list[Redemption]:
-        """In order of time; the same coupon may come twice on a day."""
+        """Who redeemed which coupon when, in order of time; nothing comes twice."""
         rows = [
             Redemption(
                 household=row["household_id"],
