@@ -8,7 +8,6 @@ page stands in smartcomm.site.profile, which replaces the registration of Custom
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import date
 from typing import Any, ClassVar
 
 from django import forms
@@ -17,6 +16,7 @@ from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
+from django.utils.formats import date_format
 from django.utils.html import format_html
 from unfold.decorators import display
 from unfold.widgets import (
@@ -31,7 +31,7 @@ from customers.attributes import is_date
 from customers.contacts import normalise_email, normalise_phone
 from customers.models import Attribute, Consent, Customer, Device, MailingCategory
 from smartcomm.core.admin import BigListMixin, ModelAdmin, SinceFilter, TabularInline
-from smartcomm.core.look import badge
+from smartcomm.core.look import badge, quiet
 
 # --- the form ---------------------------------------------------------------------
 
@@ -49,9 +49,7 @@ def _number_field(**common: Any) -> forms.Field:
 
 
 def _yes_no_field(**common: Any) -> forms.Field:
-    return forms.NullBooleanField(
-        widget=UnfoldAdminNullBooleanSelectWidget(), **common
-    )
+    return forms.NullBooleanField(widget=UnfoldAdminNullBooleanSelectWidget(), **common)
 
 
 class _DateField(forms.DateField):
@@ -76,7 +74,7 @@ FIELDS: dict[str, Callable[..., forms.Field]] = {
 }
 
 
-class CustomerForm(forms.ModelForm):  # type: ignore[type-arg]
+class CustomerForm(forms.ModelForm):
     """A customer, with a field for each declared attribute."""
 
     attributes_declared: ClassVar[list[Attribute]] = []
@@ -136,7 +134,7 @@ def _as_json(value: Any) -> Any:
 # --- consents and devices ---------------------------------------------------------
 
 
-class ConsentFormSet(forms.BaseInlineFormSet):  # type: ignore[type-arg]
+class ConsentFormSet(forms.BaseInlineFormSet):
     def clean(self) -> None:
         """Two answers to one question are told here; the database would only fail."""
         super().clean()
@@ -227,7 +225,7 @@ class StubFilter(admin.SimpleListFilter):
 def contact(address: str, is_valid: bool, what: str) -> str:
     """An address as it is shown in lists: with a warning if it is not written to."""
     if not address:
-        return format_html('<span class="sc-none">–</span>')
+        return quiet("–")
     if is_valid:
         return format_html('<span class="sc-contact">{}</span>', address)
     return format_html(
@@ -247,7 +245,7 @@ class CustomerAdmin(BigListMixin, ModelAdmin):
     search_help_text = "The beginning of an ID, an e-mail, a phone number or a name"
     form = CustomerForm
     inlines: ClassVar = [ConsentInline, DeviceInline]
-    actions: ClassVar = []
+    actions: ClassVar[list[str]] = []
 
     # --- list
 
@@ -259,7 +257,7 @@ class CustomerAdmin(BigListMixin, ModelAdmin):
             return format_html(
                 '<span class="sc-none">not known yet</span> {}', badge("only an ID")
             )
-        return format_html('<span class="sc-none">no name</span>')
+        return quiet("no name")
 
     @display(description="ID")
     def id_(self, customer: Customer) -> str:
@@ -274,8 +272,9 @@ class CustomerAdmin(BigListMixin, ModelAdmin):
         return contact(customer.phone, customer.phone_is_valid, "phone number")
 
     @display(description="Known since")
-    def known_since(self, customer: Customer) -> date:
-        return timezone.localdate(customer.created_at)
+    def known_since(self, customer: Customer) -> str:
+        day = date_format(timezone.localtime(customer.created_at))
+        return format_html('<span class="sc-nowrap">{}</span>', day)
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Customer], search_term: str

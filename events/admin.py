@@ -47,7 +47,14 @@ from smartcomm.core.admin import (
     TabularInline,
 )
 from smartcomm.core.errors import UserError
-from smartcomm.core.look import badge, link, variables
+from smartcomm.core.look import (
+    badge,
+    link,
+    quiet,
+    to_the_minute,
+    to_the_second,
+    variables,
+)
 
 # --- journals ---------------------------------------------------------------------
 
@@ -63,9 +70,10 @@ class TypeFilter(admin.SimpleListFilter):
     title = "event"
     parameter_name = "type"
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[int, str]]:
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         kind = Kind.SYSTEM if model_admin.model is SystemEvent else Kind.CUSTOMER
-        return list(EventType.objects.filter(kind=kind).values_list("pk", "name"))
+        types = EventType.objects.filter(kind=kind)
+        return [(str(pk), name) for pk, name in types.values_list("pk", "name")]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         value = self.value()
@@ -85,16 +93,20 @@ class EventJournalAdmin(JournalAdmin):
     @display(description="Event")
     def what(self, event: Event | SystemEvent) -> str:
         if event.is_backfill:
-            return format_html("{} {}", event.type.name, badge("backfill"))
+            return format_html(
+                '<span class="sc-nowrap">{} {}</span>',
+                event.type.name,
+                badge("backfill"),
+            )
         return event.type.name
 
     @display(description="Occurred")
-    def occurred(self, event: Event | SystemEvent) -> Any:
-        return event.occurred_at
+    def occurred(self, event: Event | SystemEvent) -> SafeString:
+        return to_the_second(event.occurred_at)
 
     @display(description="Received")
-    def received(self, event: Event | SystemEvent) -> Any:
-        return event.received_at
+    def received(self, event: Event | SystemEvent) -> SafeString:
+        return to_the_second(event.received_at)
 
     @display(description="Source")
     def sender(self, event: Event | SystemEvent) -> str:
@@ -109,29 +121,22 @@ class EventJournalAdmin(JournalAdmin):
         labels = dict(event.type.fields.exclude(label="").values_list("code", "label"))
         return variables(event.context, labels=labels, empty="no context")
 
-    def changeform_view(
-        self,
-        request: HttpRequest,
-        object_id: str | None = None,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> Any:
-        return super().changeform_view(
-            request, object_id, form_url, {**(extra_context or {}), "title": ""}
-        )
-
 
 @admin.register(Event)
 class EventAdmin(EventJournalAdmin):
-    list_display: ClassVar = ["what", "who", "gist", "occurred", "sender", "external_id"]
+    list_display: ClassVar = ["what", "who", "gist", "occurred", "sender"]
     list_display_links: ClassVar = ["what"]
     list_select_related: ClassVar = ["type", "source", "customer"]
     search_help_text = "The whole ID of a customer, or else of an event"
     readonly_fields: ClassVar = [*EventJournalAdmin.readonly_fields, "who"]
-    fieldsets: ClassVar = [
-        (None, {"fields": ["what", "who", "occurred", "received"]}),
-        ("Context", {"fields": ["context_"]}),
-        ("Where it came from", {"fields": ["sender", "external_id"]}),
+    fields: ClassVar = [
+        "what",
+        "who",
+        "context_",
+        "occurred",
+        "received",
+        "sender",
+        "external_id",
     ]
 
     @display(description="Customer")
@@ -153,13 +158,16 @@ class EventAdmin(EventJournalAdmin):
 
 @admin.register(SystemEvent)
 class SystemEventAdmin(EventJournalAdmin):
-    list_display: ClassVar = ["what", "gist", "occurred", "sender", "external_id"]
+    list_display: ClassVar = ["what", "gist", "occurred", "sender"]
     list_display_links: ClassVar = ["what"]
     search_help_text = "The whole ID of a system event"
-    fieldsets: ClassVar = [
-        (None, {"fields": ["what", "occurred", "received"]}),
-        ("Context", {"fields": ["context_"]}),
-        ("Where it came from", {"fields": ["sender", "external_id"]}),
+    fields: ClassVar = [
+        "what",
+        "context_",
+        "occurred",
+        "received",
+        "sender",
+        "external_id",
     ]
 
     def get_search_results(
@@ -173,7 +181,7 @@ class SystemEventAdmin(EventJournalAdmin):
 def gist(context: object, *, size: int = 3) -> str:
     """The first few values of a context, for a line of a list."""
     if not isinstance(context, dict) or not context:
-        return format_html('<span class="sc-none">–</span>')
+        return quiet("–")
     shown = [
         format_html("<b>{}</b> {}", name, _in_short(value))
         for name, value in list(context.items())[:size]
@@ -232,15 +240,25 @@ def in_words(code: str) -> str:
 
 @admin.register(RejectedEvent)
 class RejectedEventAdmin(JournalAdmin):
-    list_display: ClassVar = ["reason", "message_", "name_", "source", "received", "state"]
+    list_display: ClassVar = [
+        "reason",
+        "message_",
+        "name_",
+        "source",
+        "received",
+        "state",
+    ]
     list_display_links: ClassVar = ["reason"]
     list_select_related: ClassVar = ["source"]
     list_filter: ClassVar = ["status", CodeFilter, "source", "kind"]
     readonly_fields: ClassVar = ["reason", "payload_", "state", "received", "place"]
-    fieldsets: ClassVar = [
-        (None, {"fields": ["reason", "message", "place"]}),
-        ("What was sent", {"fields": ["payload_"]}),
-        (None, {"fields": [("source", "kind"), ("received", "state")]}),
+    fields: ClassVar = [
+        ("reason", "state"),
+        "message",
+        "place",
+        "payload_",
+        ("source", "kind"),
+        "received",
     ]
     actions: ClassVar = ["replay"]
     actions_detail: ClassVar = ["replay_one"]
@@ -248,7 +266,7 @@ class RejectedEventAdmin(JournalAdmin):
 
     @display(description="Reason")
     def reason(self, row: RejectedEvent) -> str:
-        return in_words(row.code)
+        return format_html('<span class="sc-nowrap">{}</span>', in_words(row.code))
 
     @display(description="In words")
     def message_(self, row: RejectedEvent) -> str:
@@ -260,12 +278,12 @@ class RejectedEventAdmin(JournalAdmin):
         data = _payload(row)
         name = data.get("name") if isinstance(data, dict) else None
         if isinstance(name, str) and name:
-            return name
-        return format_html('<span class="sc-none">no name</span>')
+            return format_html('<span class="sc-nowrap">{}</span>', name[:40])
+        return quiet("no name")
 
     @display(description="Received")
-    def received(self, row: RejectedEvent) -> Any:
-        return row.received_at
+    def received(self, row: RejectedEvent) -> SafeString:
+        return to_the_minute(row.received_at)
 
     @display(description="Place in what was sent")
     def place(self, row: RejectedEvent) -> str:
@@ -348,8 +366,20 @@ def _payload(row: RejectedEvent) -> Any:
 # --- event types ------------------------------------------------------------------
 
 
+class EventFieldForm(forms.ModelForm):
+    """A field as staff may correct it: its code is what the events carry."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.instance.pk:
+            self.fields["code"].disabled = True
+
+
 class EventFieldInline(TabularInline):
     model = EventField
+    form = EventFieldForm
+    verbose_name = "field"
+    hide_title = True
     fields: ClassVar = ["code", "label", "value_type", "seen"]
     readonly_fields: ClassVar = ["seen"]
     verbose_name_plural = "fields of its context"
@@ -363,7 +393,7 @@ class EventFieldInline(TabularInline):
     def seen(self, field: EventField) -> str:
         values = self.recent.get(field.code, [])
         if not values:
-            return format_html('<span class="sc-none">–</span>')
+            return quiet("–")
         text = " · ".join(_in_short(value) for value in values)
         return format_html('<span class="sc-wrap">{}</span>', text)
 
@@ -404,7 +434,14 @@ def _leaves(context: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 @admin.register(EventType)
 class EventTypeAdmin(ModelAdmin):
-    list_display: ClassVar = ["name", "kind_", "fields_", "mode_", "state", "created_at"]
+    list_display: ClassVar = [
+        "name",
+        "kind_",
+        "fields_",
+        "mode_",
+        "state",
+        "created_at",
+    ]
     list_filter: ClassVar = ["kind", "mode", "is_reviewed", "is_awaited"]
     search_fields: ClassVar = ["name", "description"]
     fields: ClassVar = ["name", "kind", "description", "mode", "is_reviewed"]
@@ -448,12 +485,20 @@ class EventTypeAdmin(ModelAdmin):
         if event_type.is_awaited:
             marks.append(badge("a campaign waits for it", "good"))
         if not marks:
-            return format_html('<span class="sc-none">reviewed</span>')
+            return quiet("reviewed")
         return SafeString(" ".join(marks))
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         # Events, rules and campaigns know the type by its name, and hold to its kind.
         return ["name", "kind"] if obj is not None else []
+
+    def formfield_for_dbfield(
+        self, db_field: Any, request: HttpRequest, **kwargs: Any
+    ) -> Any:
+        field = super().formfield_for_dbfield(db_field, request, **kwargs)
+        if db_field.name == "description":
+            field.widget.attrs["rows"] = 3
+        return field
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         return {"is_reviewed": True, **super().get_changeform_initial_data(request)}
@@ -463,14 +508,18 @@ class EventTypeAdmin(ModelAdmin):
         return False
 
     @admin.action(description="Mark as reviewed", permissions=["change"])
-    def mark_reviewed(self, request: HttpRequest, queryset: QuerySet[EventType]) -> None:
+    def mark_reviewed(
+        self, request: HttpRequest, queryset: QuerySet[EventType]
+    ) -> None:
         chosen = list(queryset.filter(is_reviewed=False))
         EventType.objects.filter(pk__in=[row.pk for row in chosen]).update(
             is_reviewed=True
         )
         for row in chosen:
             self.log_change(request, row, "Marked as reviewed.")
-        what = "1 event type is" if len(chosen) == 1 else f"{len(chosen)} event types are"
+        what = (
+            "1 event type is" if len(chosen) == 1 else f"{len(chosen)} event types are"
+        )
         self.message_user(request, f"{what} marked as reviewed.", messages.SUCCESS)
 
 
@@ -522,7 +571,14 @@ ASKED_FOR_KEY = "asked_for_key"
 
 @admin.register(Source)
 class SourceAdmin(ModelAdmin):
-    list_display: ClassVar = ["name", "state", "keys_", "last_used", "unknown", "created_at"]
+    list_display: ClassVar = [
+        "name",
+        "state",
+        "keys_",
+        "last_used",
+        "unknown",
+        "created_at",
+    ]
     search_fields: ClassVar = ["name"]
     list_filter: ClassVar = ["is_active", "unknown_customers"]
     fields: ClassVar = ["name", "is_active", "unknown_customers"]
@@ -590,6 +646,18 @@ class SourceAdmin(ModelAdmin):
             extra["source_id"] = object_id
         return super().changeform_view(request, object_id, form_url, extra)
 
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        # Its events would be left without a source. It can be switched off.
+        return False
+
+    def formfield_for_dbfield(
+        self, db_field: Any, request: HttpRequest, **kwargs: Any
+    ) -> Any:
+        field = super().formfield_for_dbfield(db_field, request, **kwargs)
+        if db_field.name == "is_active":
+            field.label = "Active"
+        return field
+
     def may_make_keys(self, request: HttpRequest) -> bool:
         return request.user.has_perm("events.add_apikey")
 
@@ -647,9 +715,7 @@ class SourceAdmin(ModelAdmin):
             {**context, "title": f"New API key for {source}", "form": form},
         )
 
-    def revoke(
-        self, request: HttpRequest, source_id: int, key_id: int
-    ) -> HttpResponse:
+    def revoke(self, request: HttpRequest, source_id: int, key_id: int) -> HttpResponse:
         if not request.user.has_perm("events.change_apikey"):
             raise PermissionDenied
         key = get_object_or_404(ApiKey, pk=key_id, source_id=source_id)
@@ -730,7 +796,9 @@ class ApiKeyAdmin(ReadOnlyMixin, ModelAdmin):
 
     @display(description="Source", ordering="source__name")
     def source_(self, key: ApiKey) -> SafeString:
-        return link(reverse("admin:events_source_change", args=[key.source_id]), key.source)
+        return link(
+            reverse("admin:events_source_change", args=[key.source_id]), key.source
+        )
 
     @display(description="It may")
     def scopes_(self, key: ApiKey) -> SafeString:

@@ -12,10 +12,12 @@ from datetime import datetime
 from typing import Any
 
 from django.db import models
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import F, Func, Q, Value
+from django.db.models.sql.compiler import SQLCompiler
 
 from customers.models import Customer
-from events.models import Event, EventType, Kind, SystemEvent
+from events.models import Event, EventType, Kind, Source, SystemEvent
 from smartcomm.core.paging import Page, Place, Stream, merge, newest_below
 
 #: At the same moment a customer's own event stands above a system event.
@@ -130,53 +132,70 @@ def _stream(
     if until is not None:
         rows = rows.filter(occurred_at__lt=until)
     if text:
+        types = EventType.objects.filter(kind=kind, name__icontains=text)
+        named = list(types.values_list("pk", flat=True))
         rows = rows.annotate(values_match=_values_contain(text)).filter(
-            Q(type__name__icontains=text) | Q(values_match=True)
+            Q(type_id__in=named) | Q(values_match=True)
         )
-    rows = rows.select_related("type", "source")
 
     def fetch(bound: tuple[datetime, int] | None, limit: int) -> Sequence[Item]:
+        # No joins: with one, PostgreSQL may read and sort all of a customer's events
+        # where the index would have given it the page.
+        found = list(newest_below(rows, "occurred_at", bound, limit))
+        types = EventType.objects.in_bulk({row.type_id for row in found})
+        sources = Source.objects.in_bulk({row.source_id for row in found})
         return [
             Item(
                 pk=row.pk,
                 id=row.external_id,
-                name=row.type.name,
+                name=types[row.type_id].name,
                 kind=kind,
                 occurred_at=row.occurred_at,
                 received_at=row.received_at,
-                source=row.source.name,
+                source=sources[row.source_id].name,
                 context=row.context,
                 is_backfill=row.is_backfill,
                 type_id=row.type_id,
             )
-            for row in newest_below(rows, "occurred_at", bound, limit)
+            for row in found
         ]
 
     return fetch
 
 
-class _ValuesContain(Func):
-    """Whether a value anywhere in a context contains a text. Never NULL.
+# Values only: every event of a type has the same field codes. As text and not as JSON,
+# so that a quotation mark or a line break is found as it was sent. Never NULL.
+VALUES_CONTAIN = """
+    EXISTS (
+        SELECT 1
+          FROM jsonb_path_query(
+                   {context},
+                   'strict $.** ? (@.type() != "object" && @.type() != "array")'
+               ) AS found(value)
+         WHERE found.value #>> '{{}}' ILIKE {pattern}
+    )
+"""
 
-    Values only: every event of a type has the same field codes. As text, not as JSON:
-    a quotation mark or a line break is found as it was sent.
-    """
+
+class _ValuesContain(Func):
+    """Whether a value anywhere in a context contains a text."""
 
     output_field = models.BooleanField()
 
-    def as_sql(self, compiler: Any, connection: Any, **extra: Any) -> Any:
+    def as_sql(
+        self,
+        compiler: SQLCompiler,
+        connection: BaseDatabaseWrapper,
+        function: str | None = None,
+        template: str | None = None,
+        arg_joiner: str | None = None,
+        **extra_context: Any,
+    ) -> tuple[str, tuple[str | int, ...]]:
         context, pattern = self.source_expressions
         context_sql, context_params = compiler.compile(context)
         pattern_sql, pattern_params = compiler.compile(pattern)
-        sql = (
-            "EXISTS (SELECT 1 FROM"
-            f" jsonb_path_query({context_sql}, '{_SCALARS}') AS found(value)"
-            f" WHERE found.value #>> '{{}}' ILIKE {pattern_sql})"
-        )
+        sql = VALUES_CONTAIN.format(context=context_sql, pattern=pattern_sql)
         return sql, (*context_params, *pattern_params)
-
-
-_SCALARS = 'strict $.** ? (@.type() != "object" && @.type() != "array")'
 
 
 def _values_contain(text: str) -> _ValuesContain:

@@ -137,6 +137,7 @@ LOGIN_REDIRECT_URL = reverse_lazy("admin:index")
 
 LANGUAGE_CODE = "en"
 USE_I18N = True
+FORMAT_MODULE_PATH = "smartcomm.formats"
 USE_TZ = True
 # Calendar dates in rules, and every time shown to staff, are of this zone.
 TIME_ZONE = env.str("TIME_ZONE", default="UTC")
@@ -234,8 +235,17 @@ UNFOLD = {
     "DASHBOARD_CALLBACK": "smartcomm.site.dashboard.dashboard",
     "STYLES": [lambda request: static("site/site.css")],
     "SCRIPTS": [lambda request: static("site/site.js")],
+    "SITE_FAVICONS": [
+        {
+            "rel": "icon",
+            "type": "image/svg+xml",
+            "href": lambda request: static("site/favicon.svg"),
+        },
+    ],
+    "COMMAND": {"search_callback": "smartcomm.site.find.customers"},
     "SIDEBAR": {
         "show_search": True,
+        "command_search": True,
         "show_all_applications": False,
         "navigation": "smartcomm.site.navigation.navigation",
     },

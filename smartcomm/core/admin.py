@@ -42,7 +42,8 @@ class EstimatedPaginator(Paginator):
 
     @cached_property
     def counted(self) -> paging.Count:
-        return paging.count(self.object_list)
+        rows: Any = self.object_list
+        return paging.count(rows)
 
     @cached_property
     def count(self) -> int:
@@ -160,6 +161,17 @@ class JournalAdmin(ReadOnlyMixin, BigListMixin, ModelAdmin):
 
     show_add_link = False
     actions_on_top = False
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> Any:
+        # Nobody changes a row, so there is no history of changes to offer.
+        extra = {**(extra_context or {}), "show_history": False}
+        return super().changeform_view(request, object_id, form_url, extra)
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
         actions = super().get_actions(request)

@@ -80,7 +80,7 @@ Stream = Callable[[tuple[datetime, int] | None, int], Sequence[P]]
 
 
 def merge(streams: Mapping[int, Stream[P]], *, before: str, limit: int) -> Page[P]:
-    """One page of several streams, newest first, each asked for no more than it needs."""
+    """One page of several streams, newest first, each asked for no more than a page."""
     place = read_cursor(before) if before else None
     found: list[P] = []
     for number, stream in streams.items():

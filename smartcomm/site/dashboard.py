@@ -60,15 +60,22 @@ def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     """The context of the first page. Shows of each part what the user may view."""
     now = timezone.now()
     steps = first_steps(request)
+    has_events = Event.objects.exists()
     may_report = request.user.has_perm("campaigns.view_campaign")
     context.update(
         title="Home",
         greeting=greeting(request, now),
         today=date_format(timezone.localdate(now), "l, j F Y"),
-        first_steps=steps if not all(step.is_done for step in steps) else [],
-        notices=notices(request, now),
+        first_steps=[] if has_events else steps,
+        notices=notices(request),
     )
-    if may_report and Event.objects.exists():
+    if has_events and request.user.is_superuser:
+        context["notices"] += [
+            Notice("flag", "primary", step.title, step.text, step.url)
+            for step in steps
+            if not step.is_done
+        ]
+    if may_report and has_events:
         found = numbers(now=now)
         context.update(
             tiles=tiles(found),
@@ -76,7 +83,6 @@ def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
             at_work=found.at_work,
             queues=queues(now=now),
             numbers_made_at=found.made_at,
-            chart_of_today=found.today,
         )
         context["notices"] += notices_of(found)
     return context
@@ -84,7 +90,9 @@ def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
 
 def greeting(request: HttpRequest, now: datetime) -> str:
     hour = timezone.localtime(now).hour
-    part = "morning" if 4 <= hour < 12 else "afternoon" if 12 <= hour < 18 else "evening"
+    part = (
+        "morning" if 4 <= hour < 12 else "afternoon" if 12 <= hour < 18 else "evening"
+    )
     name = getattr(request.user, "first_name", "") or request.user.get_username()
     return f"Good {part}, {name}"
 
@@ -97,10 +105,32 @@ def tiles(found: Numbers) -> list[Tile]:
     backfilled = found.week("backfilled")
     note = f"and {backfilled:,} backfilled this week" if backfilled else ""
     return [
-        Tile("Events received", "bolt", "info", today.events, found.week("events"), events, note),
-        Tile("Runs started", "campaign", "primary", today.runs, found.week("runs"), _list("campaigns.campaign")),
+        Tile(
+            "Events received",
+            "bolt",
+            "info",
+            today.events,
+            found.week("events"),
+            events,
+            note,
+        ),
+        Tile(
+            "Runs started",
+            "campaign",
+            "primary",
+            today.runs,
+            found.week("runs"),
+            _list("campaigns.campaign"),
+        ),
         Tile("Messages sent", "send", "good", today.sent, found.week("sent"), messages),
-        Tile("Suppressed", "block", "warn", today.suppressed, found.week("suppressed"), messages),
+        Tile(
+            "Suppressed",
+            "block",
+            "warn",
+            today.suppressed,
+            found.week("suppressed"),
+            messages,
+        ),
         Tile("Failed", "error", "bad", today.failed, found.week("failed"), messages),
     ]
 
@@ -112,11 +142,19 @@ def charts(days: list[Day]) -> dict[str, str]:
 
     def series(label: str, name: str, color: str) -> dict[str, Any]:
         values = [getattr(day, name) for day in days]
-        return {"label": label, "data": values, "backgroundColor": f"var({color})", **bar}
+        return {
+            "label": label,
+            "data": values,
+            "backgroundColor": f"var({color})",
+            **bar,
+        }
 
     return {
         "events": json.dumps(
-            {"labels": labels, "datasets": [series("Events", "events", "--color-blue-500")]}
+            {
+                "labels": labels,
+                "datasets": [series("Events", "events", "--color-blue-500")],
+            }
         ),
         "messages": json.dumps(
             {
@@ -158,7 +196,7 @@ CHART = {
 # --- what needs attention ---------------------------------------------------------
 
 
-def notices(request: HttpRequest, now: datetime) -> list[Notice]:
+def notices(request: HttpRequest) -> list[Notice]:
     """What somebody should look at, and broadcasts on their way."""
     found: list[Notice] = []
     if request.user.has_perm("campaigns.view_broadcast"):
@@ -255,7 +293,7 @@ def first_steps(request: HttpRequest) -> list[FirstStep]:
     return [
         FirstStep(
             "Make a source and a key",
-            "A source is a system that may send us data: your shop, your loyalty platform.",
+            "A source is a system that may send us data: your shop, for one.",
             ApiKey.objects.exists(),
             reverse("admin:events_source_new_key", args=[source.pk])
             if source

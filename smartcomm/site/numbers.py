@@ -114,9 +114,7 @@ def _numbers(now: datetime) -> Numbers:
 def last_days(*, now: datetime) -> list[Day]:
     """The last two weeks, oldest first, today last."""
     today = timezone.localdate(now)
-    days = {
-        day: Day(day) for day in (today - timedelta(days=n) for n in range(DAYS))
-    }
+    days = {day: Day(day) for day in (today - timedelta(days=n) for n in range(DAYS))}
     _fill(days, Event, "received_at", "is_backfill", _event, today)
     _fill(days, Run, "started_at", None, _run, today)
     settled = today - MESSAGES_SETTLE
@@ -249,13 +247,13 @@ FAILED_RUNS = """
               WHERE version_id = wanted.version AND step_id = wanted.step
                 AND status = 'failed' AND finished_at >= %(since)s
               LIMIT 1000
-         ) AS some
+         ) AS failed
      ) AS found
 """
 
 
 def failed_runs(*, since: datetime) -> int:
-    """How many runs of campaigns at work have failed since then (1,000 a step at most)."""
+    """How many runs of campaigns at work failed since then, up to 1,000 a step."""
     at_work = [Campaign.Status.PUBLISHED, Campaign.Status.PAUSED]
     versions = Version.objects.filter(campaign__status__in=at_work)
     steps = Step.objects.filter(version__in=versions).order_by()
@@ -287,9 +285,7 @@ def queues(*, now: datetime) -> list[Queue]:
     ]
 
 
-def _queue(
-    name: str, rows: models.QuerySet[Any], at: str, now: datetime
-) -> Queue:
+def _queue(name: str, rows: models.QuerySet[Any], at: str, now: datetime) -> Queue:
     oldest = rows.values_list(at, flat=True).first()
     age = max(now - oldest, timedelta()) if oldest else timedelta()
     # A queue is short or it is news: the estimate of the table would be neither.

@@ -44,7 +44,8 @@ def pairs(value: dict[str, Any]) -> list[tuple[str, Any]]:
 
 @register.filter
 def label_of(labels: dict[str, str], path: str) -> str:
-    return labels.get(path, "") if isinstance(labels, dict) else ""
+    # A template that knows no labels hands in an empty text.
+    return labels.get(path, "") if labels else ""
 
 
 @register.simple_tag
@@ -55,6 +56,8 @@ def join_path(path: str, name: str) -> str:
 @register.filter
 def plain(value: object) -> str:
     """A JSON number or text as people write it; a time in the installation's zone."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float | int):
         text = f"{value:,.10g}" if isinstance(value, float) else str(value)
         return text

@@ -1,0 +1,365 @@
+"""Journals, rejected events, types, sources and their keys in the back office."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission, User
+from django.urls import reverse
+from django.utils import timezone
+
+from events.admin import recent_values
+from events.ingest import record_events
+from events.keys import KeyRefused, check_key, hash_of
+from events.models import ApiKey, Event, EventField, EventType, RejectedEvent
+from tests import make
+
+pytestmark = pytest.mark.django_db
+
+NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
+
+
+def rows(answer) -> int:
+    return answer.content.decode().count('<tr class="data-row')
+
+
+def refuse(*items: dict) -> list[RejectedEvent]:
+    recorded = record_events(items, source=make.source())
+    assert recorded.rejected == len(items)
+    return list(RejectedEvent.objects.order_by("pk"))
+
+
+# journals
+
+
+@pytest.mark.parametrize("model", ["event", "systemevent", "rejectedevent"])
+def test_a_journal_cannot_be_added_to_changed_or_deleted(admin_client, model):
+    anna = make.customer("anna")
+    made = {
+        "event": lambda: make.event(anna, "Order paid"),
+        "systemevent": lambda: make.system_event("Product in stock"),
+        "rejectedevent": lambda: refuse({"name": "", "customer": "anna"})[0],
+    }[model]()
+
+    for page, arguments in [("add", []), ("delete", [made.pk])]:
+        url = reverse(f"admin:events_{model}_{page}", args=arguments)
+        assert admin_client.post(url, {"post": "yes"}).status_code == 403
+    url = reverse(f"admin:events_{model}_change", args=[made.pk])
+    assert admin_client.post(url, {}).status_code == 403
+    assert admin_client.get(url).status_code == 200
+
+
+def test_the_journal_is_searched_by_the_whole_id_of_an_event_or_a_customer(
+    admin_client,
+):
+    anna, ben = make.customer("anna"), make.customer("ben")
+    make.event(anna, "Order paid", id="order-1")
+    make.event(anna, "Order paid", id="order-2")
+    make.event(ben, "Order paid", id="order-1")
+    url = reverse("admin:events_event_changelist")
+
+    found = {
+        q: rows(admin_client.get(url, {"q": q})) for q in ("order-1", "anna", "ord")
+    }
+
+    assert found == {"order-1": 2, "anna": 2, "ord": 0}
+
+
+def test_the_journal_is_filtered_by_type_source_and_time_of_receipt(admin_client):
+    anna = make.customer("anna")
+    now = timezone.now()
+    make.event(anna, "Order paid", now=now - timedelta(days=20))
+    make.event(anna, "Call received", now=now - timedelta(days=3))
+    paid = EventType.objects.get(name="Order paid")
+    url = reverse("admin:events_event_changelist")
+
+    def count(**asked: object) -> int:
+        return rows(admin_client.get(url, asked))
+
+    assert count(type=paid.pk) == 1
+    assert count(type="x") == 2
+    assert count(source__id__exact=make.source().pk) == 2
+    assert (count(since=1), count(since=7), count(since=30)) == (0, 1, 2)
+
+
+def test_an_event_shows_its_context_with_labels_and_nothing_escapes(admin_client):
+    event = make.event(
+        make.customer("anna"), "Order paid", product_id=77, note="<script>x</script>"
+    )
+    EventField.objects.filter(code="product_id").update(label="Product number")
+
+    url = reverse("admin:events_event_change", args=[event.pk])
+    page = admin_client.get(url).content.decode()
+
+    assert "Product number" in page
+    assert "&lt;script&gt;x" in page
+    assert "<script>x" not in page
+
+
+# rejected events
+
+
+def test_a_rejected_event_tells_the_reason_and_shows_what_was_sent(admin_client):
+    (row,) = refuse({"name": "Order paid", "customer": "anna", "context": {"a-b": 1}})
+
+    url = reverse("admin:events_rejectedevent_change", args=[row.pk])
+    page = admin_client.get(url).content.decode()
+
+    assert "Field code invalid" in page
+    assert "context.a-b" in page
+    assert "&quot;a-b&quot;: 1" in page
+
+
+def test_what_is_not_even_json_is_shown_as_it_came(admin_client):
+    row = RejectedEvent.objects.create(
+        source=make.source(),
+        kind="customer",
+        payload="{not json",
+        code="x",
+        message="y",
+    )
+
+    url = reverse("admin:events_rejectedevent_change", args=[row.pk])
+    assert "{not json" in admin_client.get(url).content.decode()
+    assert rows(admin_client.get(reverse("admin:events_rejectedevent_changelist"))) == 1
+
+
+def test_rejected_events_are_replayed_from_the_list(admin_client):
+    source = make.source(unknown_customers="reject")
+    refuse({"name": "Order paid", "customer": "anna"}, {"name": "", "customer": "anna"})
+    make.customer("anna")
+    assert not Event.objects.exists()
+
+    answer = admin_client.post(
+        reverse("admin:events_rejectedevent_changelist"),
+        {
+            "action": "replay",
+            "_selected_action": list(
+                RejectedEvent.objects.values_list("pk", flat=True)
+            ),
+        },
+        follow=True,
+    ).content.decode()
+
+    assert "1 recorded, 1 still refused." in answer
+    assert Event.objects.get().source == source
+    left = RejectedEvent.objects.order_by("pk").values_list("status", flat=True)
+    assert list(left) == ["replayed", "open"]
+
+
+def test_one_rejected_event_is_replayed_after_asking(admin_client):
+    make.source(unknown_customers="reject")
+    (row,) = refuse({"name": "Order paid", "customer": "anna"})
+    make.customer("anna")
+    url = reverse("admin:events_rejectedevent_replay_one", args=[row.pk])
+
+    asked = admin_client.get(url)
+    before = Event.objects.count()
+    admin_client.post(url)
+
+    assert "Replay this event?" in asked.content.decode()
+    assert (before, Event.objects.count()) == (0, 1)
+
+
+def test_who_may_only_view_does_not_replay(client):
+    (row,) = refuse({"name": "", "customer": "anna"})
+    user = User.objects.create_user("vera", is_staff=True)
+    user.user_permissions.add(Permission.objects.get(codename="view_rejectedevent"))
+    client.force_login(user)
+
+    url = reverse("admin:events_rejectedevent_replay_one", args=[row.pk])
+    assert client.post(url).status_code == 403
+    page = client.get(reverse("admin:events_rejectedevent_changelist"))
+    assert "Replay the chosen" not in page.content.decode()
+
+
+# event types
+
+
+def test_new_types_are_marked_until_somebody_has_reviewed_them(admin_client):
+    make.event(make.customer("anna"), "Order paid")
+    event_type = EventType.objects.get()
+    url = reverse("admin:events_eventtype_changelist")
+    before = admin_client.get(url).content.decode()
+
+    admin_client.post(
+        url, {"action": "mark_reviewed", "_selected_action": [event_type.pk]}
+    )
+
+    event_type.refresh_from_db()
+    assert "new, not reviewed" in before
+    assert event_type.is_reviewed
+    assert LogEntry.objects.get().object_id == str(event_type.pk)
+
+
+def test_staff_correct_the_label_and_the_type_of_a_field_but_not_its_code(admin_client):
+    make.event(make.customer("anna"), "Order paid", product_id="77")
+    event_type, field = EventType.objects.get(), EventField.objects.get()
+
+    admin_client.post(
+        reverse("admin:events_eventtype_change", args=[event_type.pk]),
+        {
+            "description": "",
+            "mode": "enforced",
+            "name": "renamed",
+            "fields-TOTAL_FORMS": "1",
+            "fields-INITIAL_FORMS": "1",
+            "fields-0-id": str(field.pk),
+            "fields-0-type": str(event_type.pk),
+            "fields-0-code": "renamed",
+            "fields-0-label": "Product number",
+            "fields-0-value_type": "number",
+        },
+    )
+
+    event_type.refresh_from_db()
+    field.refresh_from_db()
+    assert (event_type.name, event_type.mode) == ("Order paid", "enforced")
+    assert (field.code, field.label, field.value_type) == (
+        "product_id",
+        "Product number",
+        "number",
+    )
+
+
+def test_the_last_three_different_values_of_a_field_are_shown(admin_client):
+    anna = make.customer("anna")
+    for city in ("Riga", "Berlin", "Paris", "Paris", "Wien"):
+        make.event(anna, "Order paid", address={"city": city})
+    make.event(anna, "Call received", address={"city": "Rom"})
+
+    seen = recent_values(EventType.objects.get(name="Order paid"))
+
+    assert seen["address.city"] == ["Wien", "Paris", "Berlin"]
+    url = reverse(
+        "admin:events_eventtype_change",
+        args=[EventType.objects.get(name="Order paid").pk],
+    )
+    assert "Wien · Paris · Berlin" in admin_client.get(url).content.decode()
+
+
+def test_values_of_a_type_not_seen_lately_are_found_too(monkeypatch):
+    monkeypatch.setattr("events.admin.LOOKED_THROUGH", 1)
+    anna = make.customer("anna")
+    make.event(anna, "Order paid", total=5)
+    make.event(anna, "Call received")
+
+    assert recent_values(EventType.objects.get(name="Order paid")) == {"total": [5]}
+
+
+def test_a_type_with_events_is_not_deleted(admin_client):
+    make.event(make.customer("anna"), "Order paid")
+    url = reverse("admin:events_eventtype_delete", args=[EventType.objects.get().pk])
+
+    assert admin_client.post(url, {"post": "yes"}).status_code == 403
+
+
+# sources and keys
+
+
+def new_key(client, source, **fields):
+    url = reverse("admin:events_source_new_key", args=[source.pk])
+    client.get(url)
+    return client.post(url, {"name": "Shop", "scopes": ["events:write"], **fields})
+
+
+def secret_in(page: str) -> str:
+    return re.search(r'id="new-key">([^<]+)<', page)[1]
+
+
+def test_a_new_key_is_shown_once_and_only_its_hash_is_kept(admin_client):
+    source = make.source()
+
+    answer = new_key(admin_client, source, scopes=["events:write", "read"])
+    secret = secret_in(answer.content.decode())
+
+    key = ApiKey.objects.get()
+    assert key.hash == hash_of(secret)
+    assert (key.source, key.name, key.scopes) == (
+        source,
+        "Shop",
+        ["events:write", "read"],
+    )
+    assert check_key(secret, now=timezone.now()) == key
+    assert "no-store" in answer["Cache-Control"]
+    page = admin_client.get(reverse("admin:events_source_change", args=[source.pk]))
+    assert key.prefix in page.content.decode()
+    assert secret not in page.content.decode()
+    session = json.dumps(dict(admin_client.session.items()))
+    assert secret not in session
+    assert "API key" in LogEntry.objects.get().get_change_message()
+
+
+def test_reloading_the_page_with_the_key_makes_no_second_one(admin_client):
+    source = make.source()
+    new_key(admin_client, source)
+    url = reverse("admin:events_source_new_key", args=[source.pk])
+
+    again = admin_client.post(url, {"name": "Shop", "scopes": ["read"]}, follow=True)
+
+    assert ApiKey.objects.count() == 1
+    assert "is not shown again" in again.content.decode()
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"scopes": []}, "Choose at least one thing that the key may do."),
+        (
+            {"expires_at_0": "2020-01-01", "expires_at_1": "10:00"},
+            "This time has passed. Choose a later one.",
+        ),
+    ],
+)
+def test_a_key_that_would_open_nothing_is_refused(admin_client, fields, sentence):
+    answer = new_key(admin_client, make.source(), **fields)
+
+    assert sentence in answer.content.decode()
+    assert not ApiKey.objects.exists()
+
+
+def test_a_revoked_key_is_refused_and_stays_listed(admin_client):
+    source = make.source()
+    secret = secret_in(new_key(admin_client, source).content.decode())
+    key = ApiKey.objects.get()
+    url = reverse("admin:events_source_revoke_key", args=[source.pk, key.pk])
+
+    asked = admin_client.get(url)
+    still = check_key(secret, now=timezone.now())
+    page = admin_client.post(url, follow=True).content.decode()
+
+    assert "Revoke this key?" in asked.content.decode()
+    assert still == key
+    assert "revoked" in page
+    with pytest.raises(KeyRefused):
+        check_key(secret, now=timezone.now())
+
+
+def test_who_may_not_make_keys_makes_none(client):
+    source = make.source()
+    user = User.objects.create_user("vera", is_staff=True)
+    user.user_permissions.add(Permission.objects.get(codename="view_source"))
+    client.force_login(user)
+    url = reverse("admin:events_source_new_key", args=[source.pk])
+
+    assert client.get(url).status_code == 403
+    assert client.post(url, {"scopes": ["read"]}).status_code == 403
+    page = client.get(reverse("admin:events_source_change", args=[source.pk]))
+    assert url not in page.content.decode()
+    assert not ApiKey.objects.exists()
+
+
+def test_the_list_of_sources_counts_the_keys_that_work(admin_client):
+    source = make.source()
+    for name in ("a", "b", "c"):
+        new_key(admin_client, source, name=name)
+    ApiKey.objects.filter(name="b").update(revoked_at=timezone.now())
+    ApiKey.objects.filter(name="c").update(expires_at=timezone.now() - timedelta(1))
+
+    page = admin_client.get(reverse("admin:events_source_changelist")).content.decode()
+
+    assert re.search(r'data-label="Working keys">1<', page)
