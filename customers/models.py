@@ -146,6 +146,10 @@ class Device(CustomerOwned):
         constraints: ClassVar = [
             models.UniqueConstraint("customer", MD5("token"), name="device_once")
         ]
+        indexes: ClassVar = [
+            # For taking a token from whoever had it before: customers/devices.py.
+            models.Index(MD5("token"), name="device_token"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.get_platform_display()} {self.token[:12]}…"

@@ -84,6 +84,7 @@ class Migration(migrations.Migration):
                 ('customer', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='devices', to='customers.customer')),
             ],
             options={
+                'indexes': [models.Index(django.db.models.functions.text.MD5('token'), name='device_token')],
                 'constraints': [models.UniqueConstraint(models.F('customer'), django.db.models.functions.text.MD5('token'), name='device_once')],
             },
         ),
