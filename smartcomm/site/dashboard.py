@@ -120,7 +120,7 @@ def tiles(found: Numbers) -> list[Tile]:
             "primary",
             today.runs,
             found.week("runs"),
-            _list("campaigns.campaign"),
+            _list("campaigns.run"),
         ),
         Tile("Messages sent", "send", "good", today.sent, found.week("sent"), messages),
         Tile(
@@ -239,7 +239,7 @@ def notices_of(found: Numbers) -> list[Notice]:
                 "bad",
                 f"{n:,} failed run{_s(n)} in 7 days",
                 "Of campaigns at work.",
-                _list("campaigns.campaign"),
+                _list("campaigns.run", "?status__exact=failed"),
             )
         )
     if failed := found.week("failed"):

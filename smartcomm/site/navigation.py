@@ -47,6 +47,7 @@ PLACES: dict[str, list[Place]] = {
     ],
     "Campaigns": [
         Place("Campaigns", "campaign", "campaigns.campaign"),
+        Place("Runs", "route", "campaigns.run"),
         Place("Broadcasts", "podcasts", "campaigns.broadcast"),
     ],
     "Messages": [

@@ -250,7 +250,7 @@ def _run_line(found: _Found) -> Line:
         icon="campaign",
         title=run.campaign.name,
         at=run.started_at,
-        url=_url("campaigns_campaign_change", run.campaign_id),
+        url=_url("campaigns_run_change", run.pk),
         facts=facts,
         badge=(run.get_status_display().lower(), RUN_TONES[Run.Status(run.status)]),
         text=run.reason,

@@ -1,0 +1,340 @@
+"""The profile of a customer: how they may be reached, segments, and one time line."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+from django.utils import timezone
+
+from campaigns.models import Run
+from customers.models import Channel, Customer, Device, MailingCategory
+from messaging.models import ChannelSettings, Message, Suppression
+from segments.models import Segment
+from smartcomm.site.reach import reach
+from smartcomm.site.timeline import Asked, timeline
+from tests import make
+
+pytestmark = pytest.mark.django_db
+
+
+def profile(customer: Customer) -> str:
+    return reverse("admin:customers_customer_change", args=[customer.pk])
+
+
+def part(customer: Customer) -> str:
+    return reverse("admin:customers_customer_timeline", args=[customer.pk])
+
+
+def titles(page: str) -> list[str]:
+    return re.findall(r'<span class="sc-title">([^<]*)</span>', page)
+
+
+def a_run(
+    customer: Customer, *, name: str = "Welcome", status: str = "finished"
+) -> Run:
+    """A run of a published campaign, whose event is given by number only."""
+    campaign = make.campaign(name=name)
+    version = campaign.versions.get(status="published")
+    now = timezone.now()
+    return Run.objects.create(
+        customer=customer,
+        campaign=campaign,
+        version=version,
+        step=version.steps.get(),
+        event_id=1,
+        status=status,
+        started_at=now,
+        arrived_at=now,
+    )
+
+
+# the time line
+
+
+def test_events_system_events_runs_and_messages_are_told_apart(admin_client):
+    anna = make.reachable("anna", first_name="Anna")
+    make.event(anna, "Order paid", total=5)
+    make.system_event("Product in stock")
+    a_run(anna)
+    make.message(anna, make.content("email", subject="Welcome, Anna"))
+
+    page = admin_client.get(profile(anna)).content.decode()
+
+    for kind in ("event", "system", "run", "message"):
+        assert page.count(f'class="sc-line sc-line-{kind}"') == 1
+    assert set(titles(page)) >= {"Order paid", "Product in stock", "Welcome"}
+
+
+def test_another_customers_messages_and_runs_are_not_shown(admin_client):
+    anna, ben = make.reachable("anna"), make.reachable("ben")
+    make.message(ben)
+    a_run(ben)
+
+    assert titles(admin_client.get(profile(anna)).content.decode()) == []
+
+
+def test_a_message_that_was_not_sent_says_why(admin_client):
+    anna = make.reachable("anna")
+    message = make.message(anna)
+    Message.objects.filter(pk=message.pk).update(
+        status="suppressed", reason="no_consent", detail="They said no."
+    )
+
+    page = admin_client.get(profile(anna)).content.decode()
+
+    assert "suppressed: no consent" in page
+    assert "They said no." in page
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ({"kind": "event"}, ["Order paid", "Call received"]),
+        ({"kind": "system"}, ["Product in stock"]),
+        ({"kind": "run"}, ["Welcome"]),
+        ({"kind": "message"}, ["Hello"]),
+        ({"name": "Order paid"}, ["Order paid"]),
+        ({"name": "Order paid", "kind": "system"}, []),
+        ({"text": "bag"}, ["Order paid"]),
+        ({"text": "welc"}, ["Welcome"]),
+        ({"text": "no such text"}, []),
+        ({"until": "2020-01-01"}, []),
+        (
+            {"since": "not a day", "kind": "nonsense", "name": "Order paid"},
+            ["Order paid"],
+        ),
+    ],
+)
+def test_the_time_line_is_filtered(admin_client, asked, found):
+    anna = make.reachable("anna")
+    make.event(anna, "Order paid", product="Bag")
+    make.event(anna, "Call received")
+    make.system_event("Product in stock")
+    a_run(anna)
+    make.message(anna, make.content("email", subject="Hello", text="Hi"))
+
+    page = admin_client.get(part(anna), asked).content.decode()
+
+    assert sorted(titles(page)) == sorted(found)
+    assert ("Nothing here fits these filters." in page) == (not found)
+
+
+def test_the_last_day_of_a_period_is_included(admin_client):
+    anna = make.customer("anna")
+    make.event(anna, "Order paid")
+    today = timezone.localdate().isoformat()
+
+    page = admin_client.get(part(anna), {"since": today, "until": today})
+
+    assert titles(page.content.decode()) == ["Order paid"]
+
+
+def test_older_lines_follow_until_everything_was_shown_once(admin_client):
+    anna = make.reachable("anna", registered_at=timezone.now() - timedelta(days=90))
+    now = timezone.now()
+    for number in range(40):
+        make.event(anna, f"event {number}", at=now - timedelta(hours=number))
+    for number in range(20):
+        make.system_event(f"system {number}", at=now - timedelta(hours=number))
+        make.message(anna, make.content(text=f"message {number}"), now=now)
+
+    page = admin_client.get(profile(anna)).content.decode()
+    seen = titles(page)
+    while older := re.search(r'hx-get="([^"]*before=[^"]*)"', page):
+        page = admin_client.get(older[1].replace("&amp;", "&")).content.decode()
+        seen += titles(page)
+
+    assert len(seen) == len(set(seen)) == 80
+    assert "That is everything." in page
+
+
+def test_a_day_is_named_once_though_a_page_ends_within_it(admin_client):
+    anna = make.customer("anna")
+    noon = timezone.localtime().replace(hour=12) - timedelta(days=3)
+    for number in range(40):
+        make.event(anna, f"event {number}", at=noon - timedelta(minutes=number))
+
+    first = admin_client.get(profile(anna)).content.decode()
+    older = re.search(r'hx-get="([^"]*before=[^"]*)"', first)
+    second = admin_client.get(older[1].replace("&amp;", "&")).content.decode()
+
+    assert (first.count("sc-day"), second.count("sc-day")) == (1, 0)
+
+
+def test_a_mangled_cursor_is_refused_in_words(admin_client):
+    answer = admin_client.get(part(make.customer("anna")), {"before": "x"})
+
+    assert answer.status_code == 422
+    assert "Start again" in answer.content.decode()
+
+
+def test_what_a_source_sent_is_shown_as_text(admin_client):
+    anna = make.customer("anna", first_name="<b>Anna</b>")
+    make.event(anna, "<i>x</i>", note="<script>alert(1)</script>")
+
+    page = admin_client.get(profile(anna)).content.decode()
+
+    assert "<script>alert" not in page
+    assert "<b>Anna" not in page
+    assert "<i>x" not in page
+
+
+def test_a_profile_costs_as_many_queries_with_three_events_as_with_thirty(admin_client):
+    anna = make.reachable("anna")
+
+    def queries() -> int:
+        with CaptureQueriesContext(connection) as captured:
+            admin_client.get(profile(anna))
+        return len(captured)
+
+    def more(number: int) -> None:
+        for n in range(number):
+            make.event(anna, f"event {number} {n}")
+            make.system_event(f"system {number} {n}")
+            make.message(anna)
+            Device.objects.create(customer=anna, platform="web", token=f"{number} {n}")
+            MailingCategory.objects.create(code=f"c{number}-{n}", name=f"c{number} {n}")
+
+    more(3)
+    queries()
+    few = queries()
+    more(9)
+
+    assert queries() == few
+
+
+def test_a_page_of_the_time_line_costs_the_same_for_few_and_many_messages():
+    anna = make.reachable("anna")
+
+    def queries() -> int:
+        with CaptureQueriesContext(connection) as captured:
+            timeline(anna, Asked(), before="", limit=20)
+        return len(captured)
+
+    make.message(anna)
+    few = queries()
+    for _ in range(15):
+        make.message(anna)
+
+    assert queries() == few
+
+
+# how they may be reached
+
+
+def test_who_said_yes_and_has_a_valid_address_can_be_reached():
+    ways = {way.channel: way for way in reach(make.reachable("anna"))}
+
+    assert ways[Channel.EMAIL].sentence == "Can be reached."
+    assert ways[Channel.EMAIL].can
+    assert ways[Channel.SMS].can
+    assert ways[Channel.PUSH].sentence == (
+        "Cannot: they never answered, which counts as no."
+    )
+
+
+def test_the_reason_why_not_is_told():
+    anna = make.customer("anna", email="anna@", email_is_valid=False)
+    for channel in Channel:
+        make.consent(anna, channel, yes=channel != Channel.SMS)
+
+    told = {way.channel: way.sentence for way in reach(anna)}
+
+    assert told == {
+        Channel.EMAIL: "Cannot: the e-mail address is not valid.",
+        Channel.SMS: "Cannot: they said no.",
+        Channel.PUSH: "Cannot: there is no device.",
+    }
+
+
+def test_a_suppressed_address_is_not_written_to():
+    anna = make.reachable("anna", email="Anna@example.com")
+    Suppression.objects.create(channel="email", address="Anna@example.com", reason="x")
+
+    (mail, sms, _) = reach(anna)
+
+    assert mail.sentence == "Cannot: the e-mail address is suppressed."
+    assert sms.can
+
+
+def test_no_answer_counts_as_the_installation_decided():
+    anna = make.customer("anna", email="anna@example.com")
+    ChannelSettings.objects.create(channel="email", default_consent=True)
+
+    mail = reach(anna)[0]
+
+    assert (mail.can, mail.answer) == (True, "never answered")
+
+
+def test_one_working_device_is_enough():
+    anna = make.customer("anna")
+    make.consent(anna, "push")
+    Device.objects.create(customer=anna, platform="ios", token="old", is_valid=False)
+    Device.objects.create(customer=anna, platform="ios", token="new")
+
+    push = reach(anna)[2]
+
+    assert push.can
+    assert push.addresses == [("old", False), ("new", True)]
+
+
+# segments
+
+
+def test_the_segments_a_customer_is_in_are_asked_of_their_rules(admin_client):
+    anna = make.customer("anna", city="Riga")
+    make.event(anna, "Order paid")
+    for name, rule in [
+        ("From Riga", {"attribute": "city", "op": "=", "value": "Riga"}),
+        ("From Berlin", {"attribute": "city", "op": "=", "value": "Berlin"}),
+        ("Paid", {"event": "Order paid"}),
+        ("Broken", {"event": "Never heard of"}),
+    ]:
+        Segment.objects.create(name=name, rule=rule)
+
+    url = reverse("admin:customers_customer_segments", args=[anna.pk])
+    page = admin_client.get(url).content.decode()
+
+    assert "From Riga" in page
+    assert "Paid" in page
+    assert "From Berlin" not in page
+    assert "Broken could not be asked" in page
+
+
+# who may see it
+
+
+def test_without_the_right_to_view_customers_there_is_no_profile(client):
+    anna = make.customer("anna")
+    user = User.objects.create_user("eve", is_staff=True)
+    user.user_permissions.add(Permission.objects.get(codename="view_event"))
+    client.force_login(user)
+
+    segments = reverse("admin:customers_customer_segments", args=[anna.pk])
+    for url in (profile(anna), part(anna), segments):
+        assert client.get(url).status_code == 403
+
+
+def test_who_may_not_view_segments_sees_none(client):
+    anna = make.customer("anna")
+    Segment.objects.create(name="All", rule={"attribute": "city", "op": "is not set"})
+    user = User.objects.create_user("vera", is_staff=True)
+    user.user_permissions.add(Permission.objects.get(codename="view_customer"))
+    client.force_login(user)
+    url = reverse("admin:customers_customer_segments", args=[anna.pk])
+
+    assert url not in client.get(profile(anna)).content.decode()
+    assert client.get(url).status_code == 403
+
+
+def test_a_customer_who_does_not_exist_leads_back_to_the_list(admin_client):
+    answer = admin_client.get("/admin/customers/customer/999999/change/", follow=True)
+
+    assert answer.status_code == 200
+    assert "doesn’t exist" in answer.content.decode()
