@@ -179,6 +179,11 @@ class Desk:
         )
 
     @property
+    def can_be_published(self) -> bool:
+        """There is a draft, and it is not the same as what is at work."""
+        return self.draft is not None and (self.published is None or self.differs)
+
+    @property
     def may_edit(self) -> bool:
         return (
             self.admin.has_change_permission(self.request, self.campaign)
@@ -198,10 +203,12 @@ class Desk:
     @property
     def deeds(self) -> list[tuple[str, str, str]]:
         """What can be done to the campaign as a whole now: name, label, symbol."""
+        may_copy = self.admin.has_add_permission(self.request)
         return [
             (name, deed.label, deed.symbol)
             for name, deed in DEEDS.items()
             if self.campaign.status in deed.offered_when
+            and (may_copy if name == "copy" else self.may_publish)
         ]
 
     @cached_property

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from django import forms
+from django.forms.widgets import Input
 from unfold import widgets as unfold
 
 from campaigns.actions import ACTIONS, Action
@@ -25,7 +26,7 @@ _LOOKS: list[tuple[type[forms.Widget], list[str]]] = [
     (forms.CheckboxInput, unfold.CHECKBOX_CLASSES),
     (forms.Textarea, unfold.TEXTAREA_CLASSES),
     (forms.Select, unfold.SELECT_CLASSES),
-    (forms.TextInput, unfold.INPUT_CLASSES),
+    (Input, unfold.INPUT_CLASSES),
 ]
 
 
@@ -41,7 +42,9 @@ def dress(form: forms.BaseForm) -> None:
     """Give the plain inputs of a form the look of the admin's."""
     for field in form.fields.values():
         widget = field.widget
-        if isinstance(widget, forms.RadioSelect | forms.CheckboxSelectMultiple):
+        if isinstance(
+            widget, forms.RadioSelect | forms.CheckboxSelectMultiple | forms.HiddenInput
+        ):
             continue
         if isinstance(widget, forms.DateInput):
             widget.input_type = "date"

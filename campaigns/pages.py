@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.contrib import messages
@@ -15,13 +17,16 @@ from django.urls import NoReverseMatch, reverse
 
 from campaigns import drawing, editing, panels, publish
 from campaigns.actions import ACTIONS
+from campaigns.actions.send import Send
 from campaigns.editor import DEEDS, Desk, page_context
 from campaigns.models import Broadcast, Campaign, Passage, Run, Step, Version
 from campaigns.report import report
 from messaging.models import Message
 from smartcomm.core.errors import Several, UserError
+from smartcomm.core.look import variables
 
 PER_PAGE = 50
+MINUTE = timedelta(minutes=1)
 
 
 # --- report -----------------------------------------------------------------------
@@ -142,12 +147,22 @@ class Stop:
     symbol: str
     label: str
     sentence: str
-    arrived_at: Any
-    left_at: Any = None
+    arrived_at: datetime
+    left_at: datetime | None = None
     way: str = ""
     tone: str = ""
     reason: str = ""
     messages: tuple[Message, ...] = ()
+
+    @property
+    def took_time(self) -> bool:
+        """Long enough to be told."""
+        return self.left_at is not None and self.left_at - self.arrived_at >= MINUTE
+
+    @property
+    def is_told_by_message(self) -> bool:
+        """A message says the same."""
+        return any(message.detail == self.reason for message in self.messages)
 
 
 def stops(run: Run) -> list[Stop]:
@@ -221,6 +236,9 @@ def run_page(admin: Any, request: HttpRequest, run: Run) -> HttpResponse:
             "tone": panels.STATUS_TONES[run.status],
             "started_by": started_by,
             "event_url": event_url,
+            "context_table": variables(started_by.context)
+            if started_by is not None and started_by.context
+            else "",
             "stops": stops(run),
         },
     )
@@ -353,25 +371,24 @@ def _what_it_will_do(desk: Desk) -> list[str]:
     definition = desk.definition
     trigger = definition["trigger"]
     is_system = trigger["kind"] == Version.Trigger.SYSTEM_EVENT
-    every = "all customers are looked at" if is_system else "its customer enters"
+    enters = "all customers are looked at" if is_system else "its customer enters"
     sentences = [
-        f"When {panels.say_trigger(definition, verb='occurs')}: {every},"
-        f" {panels.say_entry(definition)}.",
+        f"When {panels.say_trigger(definition, verb='occurs')}, {enters}.",
+        f"A customer may {panels.say_entry(definition)}.",
         "What has occurred before starts nothing; an event that comes in more than"
         f" {trigger['max_age_hours']} hours late starts nothing either.",
     ]
-    sends = [
-        ACTIONS[step["action"]].label.lower()
+    channels = Counter(
+        str(action.channel.label)
         for step in definition["steps"]
-        if step["action"].startswith("send_")
-    ]
-    if sends:
-        each = {word: sends.count(word) for word in sends}
+        if isinstance(action := ACTIONS[step["action"]], Send)
+    )
+    if channels:
         listed = ", ".join(
-            f"{word} ({number} times)" if number > 1 else word
-            for word, number in each.items()
+            f"{label} ({number} steps)" if number > 1 else label
+            for label, number in channels.items()
         )
-        sentences.append(f"On their way customers get: {listed}.")
+        sentences.append(f"It writes to customers by {listed}.")
     else:
         sentences.append("Nobody is written to: no step sends anything.")
     if desk.published is not None:

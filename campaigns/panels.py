@@ -53,9 +53,9 @@ STATUS_TONES = {
 }
 
 ENTRY_WORDS = {
-    "every_event": "at every event",
-    "once": "once",
-    "interval": "not again within {days} days",
+    "every_event": "enter at every event",
+    "once": "enter once",
+    "interval": "not enter again within {days} days",
 }
 
 
@@ -97,7 +97,7 @@ def say_trigger(definition: Definition, *, verb: str = "") -> str:
 
 
 def say_entry(definition: Definition) -> str:
-    """How often a customer may enter, and how old the event may be."""
+    """How often a customer may enter: “enter once”, after “may”."""
     entry = definition.get("entry") or {}
     words = ENTRY_WORDS.get(entry.get("rule", "every_event"), "")
     return words.format(days=entry.get("days") or "some")
@@ -221,7 +221,9 @@ def show(
                 action="trigger",
                 symbol="campaign" if is_system else "bolt",
                 label="System event occurred" if is_system else "Event occurred",
-                text=sentence(f"{say_trigger(definition)}; {say_entry(definition)}"),
+                text=sentence(
+                    f"{say_trigger(definition)}. May {say_entry(definition)}."
+                ),
             )
         elif box.kind == "step":
             step = steps[box.step]

@@ -29,8 +29,9 @@ class Measures:
     mark: tuple[int, int] = (84, 26)
     #: What one way out needs at the lower edge of its box.
     way: int = 128
-    #: Between the boxes of a row.
+    #: Between the boxes of a row, and between two marks.
     apart: int = 28
+    close: int = 16
     #: Between two rows.
     gap: int = 78
     #: How far an arrow goes straight down before it turns.
@@ -41,7 +42,7 @@ class Measures:
 
 READING = Measures()
 REPORTING = Measures(box=(264, 136), gap=84)
-EDITING = Measures(mark=(124, 34), gap=104, stem=70)
+EDITING = Measures(mark=(116, 34), gap=104, stem=70)
 
 
 @dataclass(frozen=True)
@@ -262,7 +263,7 @@ class _Drawing:
     def place(self) -> None:
         """Move everyone towards their neighbours above and below, in turns."""
         for row in self.rows:
-            _settle(row, [0.0] * len(row), self.measures.apart)
+            _settle(row, [0.0] * len(row), self.measures)
         for turn in range(24):
             rows = self.rows if turn % 2 == 0 else self.rows[::-1]
             for row in rows:
@@ -275,10 +276,10 @@ class _Drawing:
                     else:
                         near = above + below
                     wanted.append(sum(near) / len(near) if near else node.x)
-                _settle(row, wanted, self.measures.apart)
+                _settle(row, wanted, self.measures)
         # What hangs alone on one way hangs straight.
         for row in self.rows:
-            _settle(row, [_plumb(node) for node in row], self.measures.apart)
+            _settle(row, [_plumb(node) for node in row], self.measures)
 
     def picture(self) -> Picture:
         measures = self.measures
@@ -365,7 +366,7 @@ def _back_arrows(
     return {(path[-2], path[-1]) for path in cycles(to)}
 
 
-def _settle(row: list[_Node], wanted: list[float], apart: int) -> None:
+def _settle(row: list[_Node], wanted: list[float], measures: Measures) -> None:
     """Put a row as near to the wanted places as its order and widths allow.
 
     The least squares answer: neighbours that would overlap move as one block,
@@ -374,7 +375,10 @@ def _settle(row: list[_Node], wanted: list[float], apart: int) -> None:
     offsets, offset = [], 0.0
     for number, node in enumerate(row):
         if number:
-            offset += (row[number - 1].width + node.width) / 2 + apart
+            other = row[number - 1]
+            both_marks = {node.place[0], other.place[0]} <= {"end", "back"}
+            apart = measures.close if both_marks else measures.apart
+            offset += (other.width + node.width) / 2 + apart
         offsets.append(offset)
     blocks: list[tuple[float, int]] = []  # mean, how many
     for place, shift in zip(wanted, offsets, strict=True):

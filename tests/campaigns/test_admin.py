@@ -144,8 +144,9 @@ def test_publishing_says_first_what_it_will_do_then_does_it(staff):
     url = reverse("admin:campaigns_campaign_publish", args=[campaign.pk])
 
     shown = page(staff, "campaign_publish", campaign.pk)
-    assert "When “Order paid” occurs: its customer enters, once." in shown
-    assert "On their way customers get: send sms." in shown
+    assert "When “Order paid” occurs, its customer enters." in shown
+    assert "A customer may enter once." in shown
+    assert "It writes to customers by SMS." in shown
     # An event nobody has seen is a warning, and no obstacle.
     assert "No event “Order paid” has been seen yet." in shown
     assert campaign.versions.get().status == Version.Status.DRAFT

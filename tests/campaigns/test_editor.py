@@ -104,7 +104,7 @@ def test_a_campaign_is_shown_as_a_picture_with_words(marketer):
         reverse("admin:campaigns_campaign_change", args=[campaign.pk])
     ).content.decode()
 
-    assert "“Order paid”; at every event" in page
+    assert "“Order paid”. May enter at every event." in page
     assert "See you soon" in page
     assert "Paris" in page
     assert page.count('class="cp-arrow') == 4
