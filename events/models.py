@@ -138,7 +138,11 @@ class Event(CustomerOwned):
     """
 
     customer = models.ForeignKey(
-        Customer, models.DO_NOTHING, db_constraint=False, db_index=False, related_name="events"
+        Customer,
+        models.DO_NOTHING,
+        db_constraint=False,
+        db_index=False,
+        related_name="events",
     )
     type = models.ForeignKey(
         EventType, models.DO_NOTHING, db_constraint=False, db_index=False
@@ -163,7 +167,9 @@ class Event(CustomerOwned):
             # For event conditions of rules: read in the order of the grouping.
             models.Index(fields=["type", "customer", "occurred_at"], name="event_rule"),
             # For rare values in conditions on the context.
-            GinIndex(fields=["context"], name="event_context", opclasses=["jsonb_path_ops"]),
+            GinIndex(
+                fields=["context"], name="event_context", opclasses=["jsonb_path_ops"]
+            ),
             # For the history of a customer.
             models.Index(
                 fields=["customer", "-occurred_at", "-id"], name="event_history"
@@ -204,14 +210,22 @@ class PendingEvent(CustomerOwned):
     """An event that campaigns have not looked at yet. The row is the queue."""
 
     customer = models.ForeignKey(
-        Customer, models.DO_NOTHING, db_constraint=False, db_index=False, related_name="+"
+        Customer,
+        models.DO_NOTHING,
+        db_constraint=False,
+        db_index=False,
+        related_name="+",
     )
     event = models.ForeignKey(
         Event, models.DO_NOTHING, db_constraint=False, db_index=False, related_name="+"
     )
     # Repeated here, so that a backlog of one type can be passed over.
     type = models.ForeignKey(
-        EventType, models.DO_NOTHING, db_constraint=False, db_index=False, related_name="+"
+        EventType,
+        models.DO_NOTHING,
+        db_constraint=False,
+        db_index=False,
+        related_name="+",
     )
 
     def __str__(self) -> str:
@@ -251,7 +265,9 @@ class RejectedEvent(models.Model):
     class Meta:
         indexes: ClassVar = [
             # For the journal, newest first, and for what is left to be fixed.
-            models.Index(fields=["status", "code", "-id"], name="rejected_event_journal"),
+            models.Index(
+                fields=["status", "code", "-id"], name="rejected_event_journal"
+            ),
         ]
 
     def __str__(self) -> str:

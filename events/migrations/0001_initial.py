@@ -7,163 +7,468 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('customers', '0001_initial'),
+        ("customers", "0001_initial"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='EventType',
+            name="EventType",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=128, unique=True)),
-                ('kind', models.CharField(choices=[('customer', 'Customer event'), ('system', 'System event')], max_length=8)),
-                ('description', models.TextField(blank=True)),
-                ('mode', models.CharField(choices=[('open', 'Open: new fields are learnt'), ('enforced', 'Enforced: an unknown field or a wrong type is rejected')], default='open', max_length=8)),
-                ('is_reviewed', models.BooleanField(default=False, help_text='Off for a type that registered itself.', verbose_name='reviewed')),
-                ('is_awaited', models.BooleanField(default=False, editable=False, help_text='A published campaign waits for it: kept true by campaigns.')),
-                ('created_at', models.DateTimeField(auto_now_add=True, verbose_name='first seen')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True,
+                        primary_key=True,
+                        serialize=False,
+                        verbose_name="ID",
+                    ),
+                ),
+                ("name", models.CharField(max_length=128, unique=True)),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[
+                            ("customer", "Customer event"),
+                            ("system", "System event"),
+                        ],
+                        max_length=8,
+                    ),
+                ),
+                ("description", models.TextField(blank=True)),
+                (
+                    "mode",
+                    models.CharField(
+                        choices=[
+                            ("open", "Open: new fields are learnt"),
+                            (
+                                "enforced",
+                                "Enforced: an unknown field or a wrong type is rejected",
+                            ),
+                        ],
+                        default="open",
+                        max_length=8,
+                    ),
+                ),
+                (
+                    "is_reviewed",
+                    models.BooleanField(
+                        default=False,
+                        help_text="Off for a type that registered itself.",
+                        verbose_name="reviewed",
+                    ),
+                ),
+                (
+                    "is_awaited",
+                    models.BooleanField(
+                        default=False,
+                        editable=False,
+                        help_text="A published campaign waits for it: kept true by campaigns.",
+                    ),
+                ),
+                (
+                    "created_at",
+                    models.DateTimeField(auto_now_add=True, verbose_name="first seen"),
+                ),
             ],
             options={
-                'ordering': ['name'],
+                "ordering": ["name"],
             },
         ),
         migrations.CreateModel(
-            name='Source',
+            name="Source",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=128, unique=True)),
-                ('is_active', models.BooleanField(default=True, help_text='The keys of an inactive source are refused.')),
-                ('unknown_customers', models.CharField(choices=[('create', 'Create a customer with nothing but an ID'), ('reject', 'Reject the event and keep it')], default='create', help_text='What to do with an event of a customer we do not know.', max_length=8)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True,
+                        primary_key=True,
+                        serialize=False,
+                        verbose_name="ID",
+                    ),
+                ),
+                ("name", models.CharField(max_length=128, unique=True)),
+                (
+                    "is_active",
+                    models.BooleanField(
+                        default=True,
+                        help_text="The keys of an inactive source are refused.",
+                    ),
+                ),
+                (
+                    "unknown_customers",
+                    models.CharField(
+                        choices=[
+                            ("create", "Create a customer with nothing but an ID"),
+                            ("reject", "Reject the event and keep it"),
+                        ],
+                        default="create",
+                        help_text="What to do with an event of a customer we do not know.",
+                        max_length=8,
+                    ),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
             ],
             options={
-                'ordering': ['name'],
+                "ordering": ["name"],
             },
         ),
         migrations.CreateModel(
-            name='Event',
+            name="Event",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('external_id', models.CharField(max_length=200, verbose_name='ID')),
-                ('occurred_at', models.DateTimeField()),
-                ('received_at', models.DateTimeField()),
-                ('context', models.JSONField(default=dict)),
-                ('is_backfill', models.BooleanField(default=False, verbose_name='backfill')),
-                ('customer', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.DO_NOTHING, related_name='events', to='customers.customer')),
-                ('type', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.DO_NOTHING, to='events.eventtype')),
-                ('source', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.DO_NOTHING, to='events.source')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True,
+                        primary_key=True,
+                        serialize=False,
+                        verbose_name="ID",
+                    ),
+                ),
+                ("external_id", models.CharField(max_length=200, verbose_name="ID")),
+                ("occurred_at", models.DateTimeField()),
+                ("received_at", models.DateTimeField()),
+                ("context", models.JSONField(default=dict)),
+                (
+                    "is_backfill",
+                    models.BooleanField(default=False, verbose_name="backfill"),
+                ),
+                (
+                    "customer",
+                    models.ForeignKey(
+                        db_constraint=False,
+                        db_index=False,
+                        on_delete=django.db.models.deletion.DO_NOTHING,
+                        related_name="events",
+                        to="customers.customer",
+                    ),
+                ),
+                (
+                    "type",
+                    models.ForeignKey(
+                        db_constraint=False,
+                        db_index=False,
+                        on_delete=django.db.models.deletion.DO_NOTHING,
+                        to="events.eventtype",
+                    ),
+                ),
+                (
+                    "source",
+                    models.ForeignKey(
+                        db_constraint=False,
+                        db_index=False,
+                        on_delete=django.db.models.deletion.DO_NOTHING,
+                        to="events.source",
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='PendingEvent',
+            name="PendingEvent",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('customer', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.DO_NOTHING, related_name='+', to='customers.customer')),
-                ('event', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.DO_NOTHING, related_name='+', to='events.event')),
-                ('type', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.DO_NOTHING, related_name='+', to='events.eventtype')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True,
+                        primary_key=True,
+                        serialize=False,
+                        verbose_name="ID",
+                    ),
+                ),
+                (
+                    "customer",
+                    models.ForeignKey(
+                        db_constraint=False,
+                        db_index=False,
+                        on_delete=django.db.models.deletion.DO_NOTHING,
+                        related_name="+",
+                        to="customers.customer",
+                    ),
+                ),
+                (
+                    "event",
+                    models.ForeignKey(
+                        db_constraint=False,
+                        db_index=False,
+                        on_delete=django.db.models.deletion.DO_NOTHING,
+                        related_name="+",
+                        to="events.event",
+                    ),
+                ),
+                (
+                    "type",
+                    models.ForeignKey(
+                        db_constraint=False,
+                        db_index=False,
+                        on_delete=django.db.models.deletion.DO_NOTHING,
+                        related_name="+",
+                        to="events.eventtype",
+                    ),
+                ),
             ],
             options={
-                'abstract': False,
+                "abstract": False,
             },
         ),
         migrations.CreateModel(
-            name='ApiKey',
+            name="ApiKey",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(blank=True, help_text='What uses it.', max_length=128)),
-                ('prefix', models.CharField(editable=False, max_length=12, verbose_name='begins with')),
-                ('hash', models.CharField(editable=False, max_length=64, unique=True)),
-                ('scopes', django.contrib.postgres.fields.ArrayField(base_field=models.CharField(choices=[('events:write', 'Send events'), ('customers:write', 'Create and change customers'), ('read', 'Read everything'), ('manage', 'Manage segments and campaigns')], max_length=32), size=None)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('expires_at', models.DateTimeField(blank=True, null=True)),
-                ('revoked_at', models.DateTimeField(blank=True, editable=False, null=True)),
-                ('last_used_at', models.DateTimeField(blank=True, editable=False, null=True)),
-                ('source', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='keys', to='events.source')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True,
+                        primary_key=True,
+                        serialize=False,
+                        verbose_name="ID",
+                    ),
+                ),
+                (
+                    "name",
+                    models.CharField(
+                        blank=True, help_text="What uses it.", max_length=128
+                    ),
+                ),
+                (
+                    "prefix",
+                    models.CharField(
+                        editable=False, max_length=12, verbose_name="begins with"
+                    ),
+                ),
+                ("hash", models.CharField(editable=False, max_length=64, unique=True)),
+                (
+                    "scopes",
+                    django.contrib.postgres.fields.ArrayField(
+                        base_field=models.CharField(
+                            choices=[
+                                ("events:write", "Send events"),
+                                ("customers:write", "Create and change customers"),
+                                ("read", "Read everything"),
+                                ("manage", "Manage segments and campaigns"),
+                            ],
+                            max_length=32,
+                        ),
+                        size=None,
+                    ),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("expires_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "revoked_at",
+                    models.DateTimeField(blank=True, editable=False, null=True),
+                ),
+                (
+                    "last_used_at",
+                    models.DateTimeField(blank=True, editable=False, null=True),
+                ),
+                (
+                    "source",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="keys",
+                        to="events.source",
+                    ),
+                ),
             ],
             options={
-                'verbose_name': 'API key',
-                'ordering': ['-created_at'],
+                "verbose_name": "API key",
+                "ordering": ["-created_at"],
             },
         ),
         migrations.CreateModel(
-            name='SystemEvent',
+            name="SystemEvent",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('external_id', models.CharField(max_length=200, verbose_name='ID')),
-                ('occurred_at', models.DateTimeField()),
-                ('received_at', models.DateTimeField()),
-                ('context', models.JSONField(default=dict)),
-                ('is_backfill', models.BooleanField(default=False, verbose_name='backfill')),
-                ('source', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='events.source')),
-                ('type', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='events.eventtype')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True,
+                        primary_key=True,
+                        serialize=False,
+                        verbose_name="ID",
+                    ),
+                ),
+                ("external_id", models.CharField(max_length=200, verbose_name="ID")),
+                ("occurred_at", models.DateTimeField()),
+                ("received_at", models.DateTimeField()),
+                ("context", models.JSONField(default=dict)),
+                (
+                    "is_backfill",
+                    models.BooleanField(default=False, verbose_name="backfill"),
+                ),
+                (
+                    "source",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, to="events.source"
+                    ),
+                ),
+                (
+                    "type",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        to="events.eventtype",
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='PendingSystemEvent',
+            name="PendingSystemEvent",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('system_event', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='events.systemevent')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True,
+                        primary_key=True,
+                        serialize=False,
+                        verbose_name="ID",
+                    ),
+                ),
+                (
+                    "system_event",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="+",
+                        to="events.systemevent",
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='EventField',
+            name="EventField",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('code', models.CharField(max_length=255, verbose_name='field code')),
-                ('label', models.CharField(blank=True, max_length=150)),
-                ('value_type', models.CharField(choices=[('string', 'Text'), ('number', 'Number'), ('boolean', 'Yes or no'), ('date', 'Date'), ('object', 'Object'), ('list', 'List')], max_length=8, verbose_name='type of value')),
-                ('created_at', models.DateTimeField(auto_now_add=True, verbose_name='first seen')),
-                ('type', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='fields', to='events.eventtype')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True,
+                        primary_key=True,
+                        serialize=False,
+                        verbose_name="ID",
+                    ),
+                ),
+                ("code", models.CharField(max_length=255, verbose_name="field code")),
+                ("label", models.CharField(blank=True, max_length=150)),
+                (
+                    "value_type",
+                    models.CharField(
+                        choices=[
+                            ("string", "Text"),
+                            ("number", "Number"),
+                            ("boolean", "Yes or no"),
+                            ("date", "Date"),
+                            ("object", "Object"),
+                            ("list", "List"),
+                        ],
+                        max_length=8,
+                        verbose_name="type of value",
+                    ),
+                ),
+                (
+                    "created_at",
+                    models.DateTimeField(auto_now_add=True, verbose_name="first seen"),
+                ),
+                (
+                    "type",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="fields",
+                        to="events.eventtype",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['code'],
-                'constraints': [models.UniqueConstraint(fields=('type', 'code'), name='event_field_once')],
+                "ordering": ["code"],
+                "constraints": [
+                    models.UniqueConstraint(
+                        fields=("type", "code"), name="event_field_once"
+                    )
+                ],
             },
         ),
         migrations.CreateModel(
-            name='RejectedEvent',
+            name="RejectedEvent",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('kind', models.CharField(choices=[('customer', 'Customer event'), ('system', 'System event')], max_length=8)),
-                ('payload', models.TextField()),
-                ('code', models.CharField(max_length=64)),
-                ('field', models.CharField(blank=True, max_length=255)),
-                ('message', models.TextField()),
-                ('received_at', models.DateTimeField(auto_now_add=True)),
-                ('status', models.CharField(choices=[('open', 'Open'), ('replayed', 'Replayed')], default='open', max_length=8)),
-                ('replayed_at', models.DateTimeField(blank=True, null=True)),
-                ('source', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='events.source')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True,
+                        primary_key=True,
+                        serialize=False,
+                        verbose_name="ID",
+                    ),
+                ),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[
+                            ("customer", "Customer event"),
+                            ("system", "System event"),
+                        ],
+                        max_length=8,
+                    ),
+                ),
+                ("payload", models.TextField()),
+                ("code", models.CharField(max_length=64)),
+                ("field", models.CharField(blank=True, max_length=255)),
+                ("message", models.TextField()),
+                ("received_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[("open", "Open"), ("replayed", "Replayed")],
+                        default="open",
+                        max_length=8,
+                    ),
+                ),
+                ("replayed_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "source",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, to="events.source"
+                    ),
+                ),
             ],
             options={
-                'indexes': [models.Index(fields=['status', 'code', '-id'], name='rejected_event_journal')],
+                "indexes": [
+                    models.Index(
+                        fields=["status", "code", "-id"], name="rejected_event_journal"
+                    )
+                ],
             },
         ),
         migrations.AddIndex(
-            model_name='event',
-            index=models.Index(fields=['type', 'customer', 'occurred_at'], name='event_rule'),
+            model_name="event",
+            index=models.Index(
+                fields=["type", "customer", "occurred_at"], name="event_rule"
+            ),
         ),
         migrations.AddIndex(
-            model_name='event',
-            index=django.contrib.postgres.indexes.GinIndex(fields=['context'], name='event_context', opclasses=['jsonb_path_ops']),
+            model_name="event",
+            index=django.contrib.postgres.indexes.GinIndex(
+                fields=["context"], name="event_context", opclasses=["jsonb_path_ops"]
+            ),
         ),
         migrations.AddIndex(
-            model_name='event',
-            index=models.Index(fields=['customer', '-occurred_at', '-id'], name='event_history'),
+            model_name="event",
+            index=models.Index(
+                fields=["customer", "-occurred_at", "-id"], name="event_history"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='event',
-            constraint=models.UniqueConstraint(fields=('customer', 'source', 'external_id'), name='event_once'),
+            model_name="event",
+            constraint=models.UniqueConstraint(
+                fields=("customer", "source", "external_id"), name="event_once"
+            ),
         ),
         migrations.AddIndex(
-            model_name='systemevent',
-            index=models.Index(fields=['-occurred_at', '-id'], name='system_event_history'),
+            model_name="systemevent",
+            index=models.Index(
+                fields=["-occurred_at", "-id"], name="system_event_history"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='systemevent',
-            constraint=models.UniqueConstraint(fields=('source', 'external_id'), name='system_event_once'),
+            model_name="systemevent",
+            constraint=models.UniqueConstraint(
+                fields=("source", "external_id"), name="system_event_once"
+            ),
         ),
     ]

@@ -51,7 +51,5 @@ class Migration(migrations.Migration):
     dependencies = [("events", "0001_initial")]
     operations = [
         migrations.RunSQL(REFUSE_CHANGES, ALLOW_CHANGES),
-        migrations.RunSQL(
-            READ_INSTANT, "DROP FUNCTION smartcomm_instant(text, text);"
-        ),
+        migrations.RunSQL(READ_INSTANT, "DROP FUNCTION smartcomm_instant(text, text);"),
     ]
