@@ -34,7 +34,7 @@ from smartcomm.site.demo.study import Study
 pytestmark = pytest.mark.django_db
 
 NOW = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
-#: Few lines each; together they have every kind of event in the last four months.
+#: Few lines each; together they have every kind of event in the last 14 weeks.
 HOUSEHOLDS = frozenset({1, 13, 22})
 
 

@@ -34,7 +34,7 @@ BATCH = 1_000
 SMALL, FULL = "small", "full"
 SIZES = [SMALL, FULL]
 #: `small` takes the households that were surveyed, and so many days up to the last.
-SMALL_DAYS = 17 * 7
+SMALL_DAYS = 14 * 7
 
 BEGUN, LOADED = "Demo data begun", "Demo data loaded"
 

@@ -170,13 +170,13 @@ def segments() -> dict[str, tuple[str, dict[str, Any]]]:
             bought("category", "Coffee", days=90, times=3),
         ),
         "Lapsed regulars": (
-            "Came at least eight times in four months, and not for two weeks.",
+            "Came at least six times in 90 days, and not for two weeks.",
             {
                 "all": [
                     {
                         "event": "Order paid",
-                        "period": {"last": 120, "unit": "days"},
-                        "count": {"op": ">=", "value": 8},
+                        "period": {"last": 90, "unit": "days"},
+                        "count": {"op": ">=", "value": 6},
                     },
                     {
                         "event": "Order paid",

@@ -17,7 +17,7 @@ class Command(BaseCommand):
             "--size",
             choices=SIZES,
             default=SMALL,
-            help="small: surveyed households, four months; full: everything",
+            help="small: surveyed households, 14 weeks; full: everything",
         )
 
     def handle(self, *args: Any, size: str, **options: Any) -> None:
