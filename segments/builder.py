@@ -27,8 +27,8 @@ How to put it into a form of yours (the campaign editor does):
 - Errors stand beside the fields after a failed save; `form.errors["rule"]` has one
   general sentence.
 - `event_name_from` is the HTML name of an input in the same <form>. Its value is read
-  with every request, and a change of it re-renders the builder. For the first
-  rendering set `form.fields["rule"].event_name = "Product in stock"`.
+  with every request, and a change of it re-renders the builder. Without such an input
+  the event stays the one that was set: `form.fields["rule"].event_name = "Order paid"`.
 - `clean` looks names up: an event, attribute or segment that does not exist is an
   error beside its field. A WhereField checks no names, as any field may be awaited.
 - The buttons talk to `admin:segments_builder_fragment`, the preview to
@@ -83,6 +83,13 @@ class Options:
             event_name_from=data.get(f"{prefix}.opt.event", ""),
             live="live" in words,
         )
+
+    def event_name(self, data: Mapping[str, Any], prefix: str) -> str:
+        """The event as the page has it now, or as it was when the builder was shown."""
+        found = data.get(self.event_name_from) if self.event_name_from else None
+        if found is None:
+            found = data.get(f"{prefix}.opt.name", "")
+        return str(found)
 
     def words(self) -> str:
         chosen = {
@@ -184,7 +191,7 @@ def answer(data: Mapping[str, Any]) -> SafeString:
     options = Options.read(data, prefix)
     draft = drafts.read(data, prefix)
     deed, path = data.get("do", "show"), data.get("at", "")
-    event_name = data.get(options.event_name_from, "")
+    event_name = options.event_name(data, prefix)
     focus: str | None = None
     if deed == "changed":
         presenter = Presenter(
@@ -225,7 +232,7 @@ def live(data: Mapping[str, Any], *, now: datetime) -> dict[str, Any]:
     shown["sentence"] = preview.sentence_of(checked.rule)
     context = None
     if needed := rules.event_values(checked.rule):
-        example = offers.newest_event(data.get(options.event_name_from, ""))
+        example = offers.newest_event(options.event_name(data, prefix))
         shown["needs"] = sorted(needed)
         if example is None:
             return shown
@@ -319,9 +326,7 @@ class BuilderWidget(forms.Widget):
     def value_from_datadict(
         self, data: Mapping[str, Any], files: Any, name: str
     ) -> Draft | None:
-        event_name = data.get(self.options.event_name_from)
-        if event_name is not None:
-            self.event_name = event_name
+        self.event_name = self.options.event_name(data, name)
         return drafts.read(data, name)
 
     def value_omitted_from_data(
@@ -361,7 +366,7 @@ class RuleField(forms.Field):
 
     @property
     def event_name(self) -> str:
-        """The event whose fields are offered as values, or, by WhereField, as fields."""
+        """The event whose fields are offered: as values, or by WhereField as fields."""
         return self.widget.event_name
 
     @event_name.setter

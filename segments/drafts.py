@@ -623,6 +623,8 @@ def edit(root: Draft, deed: str, path: str, *, what: str = "") -> str:
         raise KeyError(deed)
     draft = at(root, path)
     above, _, last = path.rpartition(".")
+    if not _is_number(last):
+        raise KeyError(path)
     index = int(last)
     if above == "where" or above.endswith(".where"):
         parent = at(root, above.removesuffix("where").removesuffix("."))

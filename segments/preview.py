@@ -152,10 +152,11 @@ def estimate(found: int, asked: int, base: int) -> tuple[int, int]:
         / (1 + Z**2 / asked)
         * math.sqrt(part * (1 - part) / asked + Z**2 / (4 * asked**2))
     )
-    # Who was asked is known; only the others are uncertain.
-    half *= math.sqrt(max(0.0, 1 - asked / base)) if base > asked else 0.0
     low, high = max(0.0, center - half), min(1.0, center + half)
-    return round(part * base), math.ceil(max(high - part, part - low) * base)
+    # Who was asked is known; only the others are uncertain.
+    unknown = math.sqrt(1 - asked / base) if base > asked else 0.0
+    margin = max(high - part, part - low) * unknown * base
+    return round(part * base), math.ceil(margin)
 
 
 def random_ids(number: int) -> list[int]:
@@ -183,7 +184,8 @@ def random_ids(number: int) -> list[int]:
         if len(found) >= number:
             return random.sample(found, number)
     # Too many gaps. Reading every row's page costs more, and is as fair.
-    share = min(100.0, 120.0 * number / max(1, _base()))
+    wanted = number + 5 * math.sqrt(number) + 10
+    share = min(100.0, 100 * wanted / max(1, _base()))
     rows = fetch_all(
         "SELECT id FROM customers_customer TABLESAMPLE BERNOULLI (%s)", [share]
     )

@@ -38,8 +38,21 @@
     return data;
   }
 
-  async function change(builder, values, state) {
+  // One change after the other: an answer that comes late must not undo a later one.
+  const queues = new Map();
+
+  function change(builder, values, state) {
     const prefix = builder.dataset.builder;
+    const before = queues.get(prefix) || Promise.resolve();
+    const after = before.then(async () => {
+      const now = byPrefix(prefix);
+      if (now) await ask(now, prefix, values, state);
+    });
+    queues.set(prefix, after.catch(() => {}));
+    return after;
+  }
+
+  async function ask(builder, prefix, values, state) {
     const asked = new Map(entries(builder));
     builder.setAttribute("aria-busy", "true");
     let response;
@@ -53,10 +66,12 @@
       response = null;
     }
     builder.removeAttribute("aria-busy");
+    builder.removeAttribute("data-busy");
     if (!response || !response.ok || response.redirected) {
       say(builder, "This did not work. Check the connection and try again.", true);
       return;
     }
+    const html = (await response.text()).trim();
     const now = byPrefix(prefix);
     if (!now) return;
     // What was typed while waiting is not lost, where names have stayed the same.
@@ -67,8 +82,10 @@
       }
     }
     const active = now.contains(document.activeElement) ? document.activeElement.id : "";
+    const isPicking = open && open.input.id === active;
+    if (open && now.contains(open.input)) open.close();
     const box = document.createElement("template");
-    box.innerHTML = (await response.text()).trim();
+    box.innerHTML = html;
     const fresh = box.content.firstElementChild;
     const live = now.querySelector("[data-preview-for]");
     const slot = fresh.querySelector("[data-preview-for]");
@@ -78,13 +95,13 @@
       const input = fresh.querySelector(`[name="${CSS.escape(name)}"]`);
       if (input && input.type !== "checkbox" && input.type !== "hidden") input.value = text;
     }
-    look(fresh, active);
+    look(fresh, active, isPicking);
     ready(fresh);
     refresh(prefix, 0);
     fresh.dispatchEvent(new CustomEvent("builder:changed", { bubbles: true }));
   }
 
-  function look(builder, active) {
+  function look(builder, active, isPicking) {
     if (builder.dataset.focus !== undefined) {
       const path = builder.dataset.focus;
       const node = path
@@ -105,6 +122,7 @@
         isSettling = true;
         input.focus({ preventScroll: true });
         isSettling = false;
+        if (isPicking && isPicker(input)) new Picker(input);
       }
     }
   }
@@ -144,7 +162,9 @@
       button.closest(".scb-chip").remove();
       list.querySelector("[data-chips]").focus();
       changed(builder);
-    } else {
+    } else if (!builder.hasAttribute("data-busy")) {
+      // A second click is meant for what one sees, which is about to change.
+      builder.setAttribute("data-busy", "");
       remember(builder);
       change(builder, {
         do: button.dataset.do,
@@ -336,10 +356,6 @@
       this.list.hidden = true;
       this.list.setAttribute("role", "listbox");
       this.list.setAttribute("aria-label", "Offered");
-      input.setAttribute("role", "combobox");
-      input.setAttribute("aria-autocomplete", "list");
-      input.setAttribute("aria-controls", this.list.id);
-      input.setAttribute("aria-expanded", "false");
       input.closest(".scb-control").append(this.list);
       this.ask(false);
     }
@@ -509,8 +525,10 @@
       refresh(panel.dataset.previewFor, 0);
     }
   }
-  document.addEventListener("DOMContentLoaded", greet);
-  document.addEventListener("htmx:afterSettle", greet);
-  document.addEventListener("htmx:load", greet);
-  if (document.readyState !== "loading") greet();
+  function start() {
+    greet();
+    new MutationObserver(greet).observe(document.body, { childList: true, subtree: true });
+  }
+  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
+  else start();
 })();
