@@ -396,7 +396,7 @@ class MailingCategoryAdmin(ModelAdmin):
         (None, {"fields": [("is_active", "is_visible")]}),
         (
             "Customers who never answered",
-            {"fields": [("default_email", "default_sms", "default_push")]},
+            {"fields": ["default_email", "default_sms", "default_push"]},
         ),
     ]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import F, Func, Q, Value
+from django.db.models import Exists, F, Func, OuterRef, Q, Value
 from django.db.models.sql.compiler import SQLCompiler
 
 from customers.models import Customer
@@ -107,15 +107,16 @@ def known_since(customer: Customer) -> datetime:
 
 
 def names_of(customer: Customer) -> list[str]:
-    """The names of the events that stand on the customer's time line, for a filter."""
-    own = (
-        Event.objects.filter(customer=customer).order_by().values("type_id").distinct()
+    """The names of the events that stand on the customer's time line, for a filter.
+
+    Asked type by type: there are few, and the customer may have many events.
+    """
+    own = Event.objects.filter(customer=customer, type=OuterRef("pk"))
+    system = SystemEvent.objects.filter(
+        occurred_at__gte=known_since(customer), type=OuterRef("pk")
     )
-    system = SystemEvent.objects.filter(type=models.OuterRef("pk"))
     types = EventType.objects.filter(
-        Q(pk__in=own)
-        | Q(kind=Kind.SYSTEM)
-        & models.Exists(system.filter(occurred_at__gte=known_since(customer)))
+        Q(Exists(own), kind=Kind.CUSTOMER) | Q(Exists(system), kind=Kind.SYSTEM)
     )
     return list(types.values_list("name", flat=True).order_by("name"))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from django.contrib import admin
 from django.contrib.auth.admin import GroupAdmin as BaseGroupAdmin
 from django.contrib.auth.admin import UserAdmin as BaseUserAdmin
@@ -24,6 +26,20 @@ class UserAdmin(BaseUserAdmin, ModelAdmin):  # type: ignore[misc]
     form = UserChangeForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
+    # What people may do comes from their groups, so that it can be told and changed
+    # in one place.
+    autocomplete_fields: ClassVar = ["groups"]
+    filter_horizontal: ClassVar = []
+    fieldsets: ClassVar = [
+        (None, {"fields": ["username", "password"]}),
+        ("Who they are", {"fields": [("first_name", "last_name"), "email"]}),
+        (
+            "What they may do",
+            {"fields": ["is_active", "is_staff", "is_superuser", "groups"]},
+        ),
+        ("When", {"fields": [("last_login", "date_joined")]}),
+    ]
+    readonly_fields: ClassVar = ["last_login", "date_joined"]
 
 
 @admin.register(Group)
