@@ -1,0 +1,211 @@
+"""Which web server takes in events fastest.
+
+    .venv/bin/python -m benchmarks.web_servers [--rounds 3] [--seconds 5]
+
+Starts each server in turn on the same new installation, and posts to /api/v1/events:
+batches of 1,000 events on 4 connections, and single events on 1, 8 and 32. Prints the
+median of the rounds, and each server's ratio to the first: the machine's mood changes
+from one minute to the next, ratios within a round much less. Servers that are not
+installed are left out; `pip install gunicorn` brings the rival.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from smartcomm.embedded import Services
+
+PROJECT = Path(__file__).resolve().parents[1]
+PYTHON = [sys.executable, "-W", "ignore"]
+
+GRANIAN = (
+    "granian --interface wsgi --host 127.0.0.1 --port {port} --workers {workers} "
+    "--blocking-threads {threads} --no-ws --log-level error"
+)
+SERVERS = {
+    "granian": GRANIAN,
+    "granian, one runtime thread": GRANIAN + " --runtime-mode st",
+    "gunicorn, gthread": "gunicorn --worker-class gthread --bind 127.0.0.1:{port} "
+    "--workers {workers} --threads {threads} --log-level error",
+}
+
+
+@dataclass(frozen=True)
+class Load:
+    name: str
+    events_each: int
+    connections: int
+
+
+LOADS = [
+    Load("batches of 1,000 x 4", 1000, 4),
+    Load("single x 1", 1, 1),
+    Load("single x 8", 1, 8),
+    Load("single x 32", 1, 32),
+]
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--seconds", type=float, default=5)
+    arguments.add_argument("--workers", type=int, default=2)
+    arguments.add_argument("--threads", type=int, default=4)
+    options = arguments.parse_args()
+
+    servers = {
+        name: f"{command} smartcomm.wsgi:application"
+        for name, command in SERVERS.items()
+        if shutil.which(command.split()[0])
+    }
+    rates: dict[tuple[str, str], list[float]] = {}
+    with installation() as key:
+        for round_number in range(options.rounds):
+            for name, command in servers.items():
+                port = free_port()
+                line = command.format(
+                    port=port, workers=options.workers, threads=options.threads
+                )
+                with running(line, port):
+                    for load in LOADS:
+                        rate = measure(load, port, key, options.seconds)
+                        rates.setdefault((name, load.name), []).append(rate)
+                print(f"round {round_number + 1}: {name} done", file=sys.stderr)
+    report(list(servers), rates)
+
+
+@contextmanager
+def installation() -> Iterator[str]:
+    """New servers with an empty, migrated database; the key to post with."""
+    with tempfile.TemporaryDirectory() as data:
+        Path(data).chmod(0o711)
+        os.environ["SMARTCOMM_DATA"] = f"{data}/installation"
+        os.environ["DJANGO_SETTINGS_MODULE"] = "smartcomm.settings"
+        os.environ["PYTHONWARNINGS"] = "ignore"
+        # The limit on requests is what this must not measure.
+        os.environ["API_REQUESTS_PER_SECOND"] = "0"
+        with Services():
+            manage("migrate", "--verbosity", "0")
+            key = manage(
+                "create_api_key", "--source", "benchmark", "--scope", "events:write"
+            )
+            yield key.strip()
+
+
+def manage(*arguments: str) -> str:
+    command = [*PYTHON, str(PROJECT / "manage.py"), *arguments]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+@contextmanager
+def running(command: str, port: int) -> Iterator[None]:
+    process = subprocess.Popen(command.split(), cwd=PROJECT)
+    try:
+        while b" 200 " not in ask_health(port):
+            time.sleep(0.1)
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+
+
+def ask_health(port: int) -> bytes:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port)) as server:
+        server.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        return server.recv(100)
+    return b""
+
+
+def measure(load: Load, port: int, key: str, seconds: float) -> float:
+    """Events accepted per second."""
+    request = make_request(load, key)
+    accepted = [0] * load.connections
+    end = time.monotonic() + seconds
+
+    def post(index: int) -> None:
+        with socket.create_connection(("127.0.0.1", port)) as server:
+            while time.monotonic() < end:
+                server.sendall(request)
+                read_answer(server)
+                accepted[index] += load.events_each
+
+    threads = [
+        threading.Thread(target=post, args=[index]) for index in range(load.connections)
+    ]
+    started = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(accepted) / (time.monotonic() - started)
+
+
+def make_request(load: Load, key: str) -> bytes:
+    """A whole HTTP request, made once: what is measured is the server."""
+    events = [
+        {
+            "name": "Product viewed",
+            "customer": f"C-{number % 500}",
+            "context": {"name": "Bag", "product_id": number, "price": 49.9},
+        }
+        for number in range(load.events_each)
+    ]
+    body = json.dumps({"events": events}).encode()
+    head = (
+        "POST /api/v1/events HTTP/1.1\r\nHost: localhost\r\n"
+        f"Authorization: Bearer {key}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def read_answer(server: socket.socket) -> None:
+    answer = b""
+    while b"\r\n\r\n" not in answer:
+        answer += server.recv(65_536)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b" 202 " in head.split(b"\r\n")[0], head
+    length = next(
+        int(line.split(b":")[1])
+        for line in head.lower().split(b"\r\n")
+        if line.startswith(b"content-length:")
+    )
+    left = length - len(body)
+    while left > 0:
+        left -= len(server.recv(65_536))
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def report(servers: list[str], rates: dict[tuple[str, str], list[float]]) -> None:
+    for load in LOADS:
+        print(f"\n{load.name}, events per second")
+        first = rates[servers[0], load.name]
+        for name in servers:
+            found = rates[name, load.name]
+            ratio = statistics.median(
+                rate / base for rate, base in zip(found, first, strict=True)
+            )
+            print(f"  {name:30} {statistics.median(found):>10,.0f}  x {ratio:.2f}")
+
+
+if __name__ == "__main__":
+    main()
