@@ -53,6 +53,8 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
     for name in ("DEBUG", "HTTPS"):
         _choice(variables, name, BOOLEANS, default="off", convert=str.lower)
     _choice(variables, "LOG_LEVEL", LOG_LEVELS, default="INFO", convert=str.upper)
+    _number(variables, "DATABASE_POOL", default=10, most=1000)
+    _number(variables, "API_REQUESTS_PER_SECOND", default=0, least=0, most=1_000_000)
     _refuse_unknown_time_zone(variables)
     for name, schemes in SCHEMES.items():
         _refuse_unknown_scheme(variables, name, schemes)
@@ -70,10 +72,14 @@ def _cores() -> int:
     return min(len(os.sched_getaffinity(0)), 4)
 
 
-def _number(variables: Mapping[str, str], name: str, *, default: int, most: int) -> int:
+def _number(
+    variables: Mapping[str, str], name: str, *, default: int, most: int, least: int = 1
+) -> int:
     value = variables.get(name) or str(default)
-    if not value.isdecimal() or not 1 <= int(value) <= most:
-        raise StartError(f"{name} must be a number from 1 to {most}, not {value!r}.")
+    if not value.isdecimal() or not least <= int(value) <= most:
+        raise StartError(
+            f"{name} must be a number from {least} to {most}, not {value!r}."
+        )
     return int(value)
 
 
