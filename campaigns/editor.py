@@ -24,6 +24,7 @@ from django.utils.http import urlencode
 
 from campaigns import drawing, editing, graph, panels
 from campaigns.actions import ACTIONS
+from campaigns.actions.send import Send
 from campaigns.forms import (
     EVENT_INPUT,
     KINDS,
@@ -37,6 +38,7 @@ from campaigns.forms import (
 )
 from campaigns.models import Campaign, Version
 from campaigns.picture import ways_out
+from campaigns.preview import preview
 from customers.models import Attribute
 from events.models import EventField, EventType
 from messaging.models import Template
@@ -639,6 +641,8 @@ def panel_view(desk: Desk, what: str) -> HttpResponse:
             return HttpResponse(open_panel(desk, what).html)
         except UserError as error:
             return _nothing(desk, error)
+    if what == "preview":
+        return _preview(desk)
     if not desk.may_edit:
         raise PermissionDenied
     panel = open_panel(desk, what, data=request.POST)
@@ -666,6 +670,22 @@ def panel_view(desk: Desk, what: str) -> HttpResponse:
             return _workspace(desk, None, status=error.status)
         return _workspace(desk, panel, status=error.status)
     return _workspace(desk, None)
+
+
+def _preview(desk: Desk) -> HttpResponse:
+    """The text in the form, as a real customer would get it. Writes nothing."""
+    action = ACTIONS.get(desk.request.GET.get("action", ""))
+    if not isinstance(action, Send):
+        raise Http404
+    data = desk.request.POST
+    found = preview(
+        action.channel,
+        {name: data.get(name, "") for name in action.texts},
+        trigger=desk.definition["trigger"],
+        external_id=data.get("preview-customer", "").strip(),
+    )
+    html = render_to_string("campaigns/panels/_previewed.html", {"preview": found})
+    return HttpResponse(html)
 
 
 def _workspace(desk: Desk, panel: Panel | None, *, status: int = 200) -> HttpResponse:
@@ -759,12 +779,12 @@ def variables(event: str) -> list[dict[str, Any]]:
     ]
     return [
         {
-            "label": f"From “{event}”" if event else "From the event",
+            "label": f"from “{event}”" if event else "from the event",
             "items": of_event,
             "empty": "No such event has been seen with a context yet.",
         },
         {
-            "label": "About the customer",
+            "label": "about the customer",
             "items": [(_variable(one.name), one.label) for one in VARIABLES]
             + [
                 (_variable(f"attributes.{one.code}"), str(one))

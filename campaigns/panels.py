@@ -6,7 +6,7 @@ Used by the editor, the report and the pages of runs; holds no request.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from django.db.models import Count, Q
@@ -21,6 +21,7 @@ from campaigns.picture import (
     Arrow,
     Box,
     Measures,
+    Picture,
     draw,
 )
 from messaging.models import Message
@@ -177,88 +178,116 @@ def show(
 ) -> Shown:
     """The picture of a drawing. `figures` are by step; the trigger's are under ""."""
     picture = draw(definition, ways=ways(), measures=MEASURES[mode])
-    steps = {step["key"]: step for step in definition.get("steps") or []}
-    numbers = {
-        box.step: number
-        for number, box in enumerate(
-            (box for box in picture.boxes if box.kind == "step"), start=1
-        )
-    }
-    by_step: dict[str, Problem] = {}
-    for problem in problems:
-        by_step.setdefault(problem.step, problem)
+    faces = _Faces(definition, picture, problems, figures or {})
+    return Shown(
+        mode,
+        picture.width,
+        picture.height,
+        [faces.of_box(box) for box in picture.boxes],
+        [faces.of_way(arrow) for arrow in picture.arrows],
+    )
 
-    shown_ways = []
-    leads: dict[str, list[str]] = {}
-    for arrow in picture.arrows:
-        action = steps[arrow.source]["action"] if arrow.source else ""
-        label = way_label(action, arrow.way) if arrow.source else ""
-        kind, key, _ = arrow.target
-        led = (steps[arrow.source].get("next") or {}) if arrow.source else {}
-        goes = {
-            "step": f"goes on to step {numbers.get(key)}",
-            "back": f"goes back to {led.get(arrow.way)}",
-        }.get(kind, "ends here")
-        leads.setdefault(arrow.source, []).append(f"{label or 'Then'}: {goes}.")
-        here = (figures or {}).get(arrow.source)
-        shown_ways.append(
-            WayFace(
-                arrow,
-                label,
-                TONES.get(arrow.way, ""),
-                is_open=kind == "end",
-                number=here.out.get(arrow.way, 0) if here and arrow.source else None,
-            )
-        )
 
-    faces = []
-    for box in picture.boxes:
+class _Faces:
+    """Words and numbers for the boxes and arrows of one picture."""
+
+    def __init__(
+        self,
+        definition: Definition,
+        picture: Picture,
+        problems: Iterable[Problem],
+        figures: Mapping[str, Figures],
+    ) -> None:
+        self.definition = definition
+        self.figures = figures
+        self.steps = {step["key"]: step for step in definition.get("steps") or []}
+        steps = [box.step for box in picture.boxes if box.kind == "step"]
+        self.numbers = {key: number for number, key in enumerate(steps, start=1)}
+        self.arrows: dict[str, list[Arrow]] = {}
+        for arrow in picture.arrows:
+            self.arrows.setdefault(arrow.source, []).append(arrow)
+        self.problems: dict[str, Problem] = {}
+        for problem in problems:
+            self.problems.setdefault(problem.step, problem)
+
+    def of_box(self, box: Box) -> Face:
         if box.kind == "trigger":
-            kind_of = (definition.get("trigger") or {}).get("kind")
-            is_system = kind_of == Version.Trigger.SYSTEM_EVENT
-            face = Face(
-                box,
-                action="trigger",
-                symbol="campaign" if is_system else "bolt",
-                label="System event occurred" if is_system else "Event occurred",
-                text=sentence(
-                    f"{say_trigger(definition)}. May {say_entry(definition)}."
-                ),
-            )
-        elif box.kind == "step":
-            step = steps[box.step]
-            action = ACTIONS.get(step["action"])
-            face = Face(
-                box,
-                number=numbers[box.step],
-                action=step["action"],
-                symbol=action.symbol if action else "help",
-                label=action.label if action else step["action"],
-                text=say(step),
-            )
-        else:
-            led = steps[box.step].get("next") or {} if box.step else {}
-            back = f"Back to {led.get(box.way)}"
-            faces.append(Face(box, label=back if box.kind == "back" else "End"))
-            continue
-        own = by_step.get(box.step) if box.kind == "step" else None
-        here = figures.get(box.step) if figures else None
-        drawn = {arrow.way for arrow in picture.arrows if arrow.source == box.step}
-        faces.append(
-            replace(
-                face,
-                problem=own.level if own else "",
-                problem_text=own.message if own else "",
-                figures=here,
-                left=tuple(
-                    (way_label(face.action, way), number)
-                    for way, number in (here.out if here else {}).items()
-                    if way not in drawn
-                ),
-                leads=tuple(leads.get(box.step, ())),
-            )
+            return self._trigger(box)
+        if box.kind == "step":
+            return self._step(box)
+        if box.kind == "back":
+            return Face(box, label=f"Back to {self._target(box.step, box.way)}")
+        return Face(box, label="End")
+
+    def _trigger(self, box: Box) -> Face:
+        trigger = self.definition.get("trigger") or {}
+        is_system = trigger.get("kind") == Version.Trigger.SYSTEM_EVENT
+        said, enter = say_trigger(self.definition), say_entry(self.definition)
+        return Face(
+            box,
+            action="trigger",
+            symbol="campaign" if is_system else "bolt",
+            label="System event occurred" if is_system else "Event occurred",
+            text=f"{sentence(said)}. May {enter}.",
+            figures=self.figures.get(""),
+            leads=self._leads(""),
         )
-    return Shown(mode, picture.width, picture.height, faces, shown_ways)
+
+    def _step(self, box: Box) -> Face:
+        step = self.steps[box.step]
+        action = ACTIONS.get(step["action"])
+        problem = self.problems.get(box.step)
+        figures = self.figures.get(box.step)
+        drawn = {arrow.way for arrow in self.arrows.get(box.step, ())}
+        return Face(
+            box,
+            number=self.numbers[box.step],
+            action=step["action"],
+            symbol=action.symbol if action else "help",
+            label=action.label if action else step["action"],
+            text=say(step),
+            problem=problem.level if problem else "",
+            problem_text=problem.message if problem else "",
+            figures=figures,
+            left=tuple(
+                (way_label(step["action"], way), number)
+                for way, number in (figures.out if figures else {}).items()
+                if way not in drawn
+            ),
+            leads=self._leads(box.step),
+        )
+
+    def of_way(self, arrow: Arrow) -> WayFace:
+        figures = self.figures.get(arrow.source) if arrow.source else None
+        return WayFace(
+            arrow,
+            self._label(arrow),
+            TONES.get(arrow.way, ""),
+            is_open=arrow.target[0] == "end",
+            number=figures.out.get(arrow.way, 0) if figures else None,
+        )
+
+    def _label(self, arrow: Arrow) -> str:
+        if not arrow.source:
+            return ""
+        return way_label(self.steps[arrow.source]["action"], arrow.way)
+
+    def _target(self, key: str, way: str) -> str:
+        return str((self.steps[key].get("next") or {}).get(way))
+
+    def _leads(self, key: str) -> tuple[str, ...]:
+        """Where the ways of a box lead, for those who do not see the arrows."""
+        said = []
+        for arrow in self.arrows.get(key, ()):
+            kind, target, _ = arrow.target
+            if kind == "step":
+                goes = f"goes on to step {self.numbers[target]}"
+            elif kind == "back":
+                goes = f"goes back to {self._target(arrow.source, arrow.way)}"
+            else:
+                goes = "ends here"
+            said.append(f"{self._label(arrow) or 'Then'}: {goes}.")
+        return tuple(said)
 
 
 def figures_of(numbers: Mapping[str, Any]) -> dict[str, Figures]:

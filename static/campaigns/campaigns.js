@@ -20,7 +20,7 @@
   const touched = (event) => {
     const form = event.target.closest?.(".cp-form");
     // The picker for templates fetches; it is no input of the step.
-    if (form && event.isTrusted && !event.target.dataset.fetch) form.classList.add("cp-dirty");
+    if (form && event.isTrusted && !event.target.dataset.fetch && !("notInput" in event.target.dataset)) form.classList.add("cp-dirty");
   };
   document.addEventListener("input", touched);
   document.addEventListener("change", touched);
@@ -116,7 +116,7 @@
 
   let lastWritten = null;
   document.addEventListener("focusin", (event) => {
-    if (event.target.matches?.("#cp-panel textarea, #cp-panel input[type=text]:not([name^='step-'])")) lastWritten = event.target;
+    if (event.target.matches?.("#cp-panel textarea, #cp-panel input[type=text]:not([name^='step-'], [data-not-input])")) lastWritten = event.target;
   });
 
   document.addEventListener("click", (event) => {
