@@ -185,6 +185,7 @@ class Context(RenderContext):
         try:
             value: Any = self.scope[path[0]]  # type: ignore[index]
             for key in path[1:]:
+                # No `.size` and `.first` of an object: these may be its own fields.
                 value = value[key] if type(value) is dict else self.get_item(value, key)
         except (KeyError, TypeError, IndexError):
             if default is not UNDEFINED:
@@ -195,11 +196,6 @@ class Context(RenderContext):
                 return value
         name = ".".join(str(segment) for segment in path)
         return Missing(name, token=token, note=self.missing.append)
-
-    def get_item(self, obj: Any, key: Any) -> Any:
-        if isinstance(obj, dict):
-            return obj[key]
-        return super().get_item(obj, key)
 
 
 def _is_blank(value: object) -> bool:
@@ -482,16 +478,12 @@ def _environment(html: bool) -> Sandbox:
 # --- names that are words of Liquid -----------------------------------------------
 
 RESERVED_WORDS = (
-    "and as blank cols contains continue else empty false for if in limit nil not null "
-    "offset or required reversed true with"
-).split()
+    "and|as|blank|cols|contains|continue|else|empty|false|for|if|in|limit|nil|not|null"
+    "|offset|or|required|reversed|true|with"
+)
 TAG = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
 #: A text in quotes, or a step of a path that Liquid would take for a word of its own.
-STEP = re.compile(
-    r"""("[^"]*"|'[^']*')|(?<=[\w\]])\.("""
-    + "|".join(sorted(RESERVED_WORDS, key=len, reverse=True))
-    + r""")(?![\w-])"""
-)
+STEP = re.compile(rf"""("[^"]*"|'[^']*')|(?<=[\w\]])\.({RESERVED_WORDS})(?![\w-])""")
 
 
 def _freed(source: str) -> str:

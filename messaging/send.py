@@ -452,7 +452,8 @@ def _record_of(
 
 # The delivery says which attempt is meant, and is recorded once. An answer that comes
 # after close_interrupted still counts, but a message that was called unknown is not
-# tried again: its run has been told how it ended.
+# tried again: its run has been told how it ended. Messages are locked before their
+# deliveries here and below, so that the two never wait for each other in a ring.
 RECORD = """
     WITH record AS (
         SELECT *
@@ -462,11 +463,14 @@ RECORD = """
                       %(due_at)s::timestamptz[])
             AS record (message_id, delivery_id, status, outcome, provider_id, detail,
                        due_at)
+    ), held AS MATERIALIZED (
+        SELECT id FROM messaging_message
+         WHERE id = ANY(%(messages)s) ORDER BY id FOR UPDATE
     ), recorded AS (
         UPDATE messaging_delivery AS delivery
            SET outcome = record.outcome, provider_id = record.provider_id,
                error = record.detail, finished_at = %(now)s
-          FROM record
+          FROM record JOIN held ON held.id = record.message_id
          WHERE delivery.id = record.delivery_id
            AND delivery.outcome IN ('started', 'unknown')
         RETURNING record.*

@@ -8,6 +8,11 @@ from collections.abc import Callable
 from email.utils import parseaddr
 from typing import Any, ClassVar
 
+from anymail.exceptions import (  # type: ignore[import-untyped]
+    AnymailAPIError,
+    AnymailConfigurationError,
+    AnymailError,
+)
 from django.conf import settings
 from django.core.mail import EmailMultiAlternatives, get_connection
 
@@ -62,6 +67,8 @@ class DjangoEmail(Provider):
         try:
             mail.connection = self.connection
             sent = mail.send()
+        except AnymailError as error:
+            raise _answer_of_api(error) from error
         except smtplib.SMTPRecipientsRefused as error:
             code, text = next(iter(error.recipients.values()))
             raise _refused("The address", code, text) from error
@@ -92,15 +99,15 @@ class DjangoEmail(Provider):
     def _open(self) -> None:
         if self.connection is not None:
             return
-        connection = get_connection()
+        self.connection = get_connection()
         try:
-            connection.open()
+            self.connection.open()
         except (smtplib.SMTPException, OSError) as error:
+            self.close()
             raise ProviderAway(
                 f"The mail server does not let us in: {error}"
             ) from error
-        self.connection = connection
-        session = getattr(connection, "connection", None)
+        session = getattr(self.connection, "connection", None)
         if isinstance(session, smtplib.SMTP):
             self._watch(session)
 
@@ -157,9 +164,24 @@ def _mail(message: Outgoing) -> EmailMultiAlternatives:
 def _provider_id(mail: EmailMultiAlternatives) -> str:
     """The id that later news about the message will carry."""
     status = getattr(mail, "anymail_status", None)
-    if status is not None and status.message_id:
+    if status is not None and status.message_id is not None:
         return str(status.message_id)
     return str(mail.extra_headers["Message-ID"])
+
+
+def _answer_of_api(error: AnymailError) -> ProviderError:
+    """What an HTTP provider meant, by its status."""
+    words = " ".join(str(error).split())[:1000]
+    status = error.status_code
+    if isinstance(error, AnymailAPIError) and (
+        status is None or (status >= 500 and status != 503)
+    ):
+        # No answer, or one from a server in trouble: it may have been taken.
+        return InDoubt(f"{words} It may have arrived, so it is not sent again.")
+    if status in (401, 403) or isinstance(error, AnymailConfigurationError):
+        return ProviderAway(f"The provider does not let us in: {words}")
+    is_later = status in (408, 429, 503)
+    return ProviderError(f"The message was refused: {words}", permanent=not is_later)
 
 
 def _refused(what: str, code: int, text: bytes | str) -> ProviderError:

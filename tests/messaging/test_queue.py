@@ -100,9 +100,9 @@ def test_how_a_message_ended_is_told_once():
 def test_what_was_taken_is_told_again_if_the_taker_fails():
     make.message(make.reachable(), run_id=11)
     send_messages()
-    with pytest.raises(ZeroDivisionError), transaction.atomic():
+    with transaction.atomic():
         assert len(queue.take_settled(10)) == 1
-        raise ZeroDivisionError
+        transaction.set_rollback(True)
     assert len(queue.take_settled(10)) == 1
 
 

@@ -408,6 +408,19 @@ def test_an_outcome_is_recorded_once():
     send._record([wrong], now=NOW + MINUTE)
     message.refresh_from_db()
     assert (message.status, message.sent_at) == ("sent", NOW)
+    assert deliveries(message) == [(1, "accepted", "")]
+
+
+def test_the_answer_to_one_attempt_does_not_end_the_next():
+    message = make.message(make.reachable(), now=NOW)
+    started, row = interrupted(message, since=NOW)
+    busy = send._record_of(started, row, send.Outcome(send.Result.LATER), now=NOW)
+    send._record([busy], now=NOW)
+    interrupted(message, since=NOW + MINUTE)
+    # The connection broke while the first answer was recorded, so it comes again.
+    send._record([busy], now=NOW + 2 * MINUTE)
+    message.refresh_from_db()
+    assert (message.status, message.attempts) == ("sending", 2)
 
 
 def test_only_what_is_queued_can_be_leased():
