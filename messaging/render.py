@@ -42,13 +42,26 @@ ONE_LINE = frozenset({"subject", "title", "link", "image"})
 class Written(Protocol):
     """What can be rendered: a Template, a Content, or what stands in a form."""
 
-    channel: str
-    subject: str
-    html: str
-    text: str
-    title: str
-    link: str
-    image: str
+    @property
+    def channel(self) -> str: ...
+
+    @property
+    def subject(self) -> str: ...
+
+    @property
+    def html(self) -> str: ...
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def link(self) -> str: ...
+
+    @property
+    def image(self) -> str: ...
 
 
 @dataclass(frozen=True)

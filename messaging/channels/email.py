@@ -8,7 +8,7 @@ from collections.abc import Callable
 from email.utils import parseaddr
 from typing import Any, ClassVar
 
-from anymail.exceptions import (  # type: ignore[import-untyped]
+from anymail.exceptions import (
     AnymailAPIError,
     AnymailConfigurationError,
     AnymailError,

@@ -34,11 +34,13 @@ class Mailbox:
         self.drop_at = ""
         self.drop_times = 100
         self.hang = False
+        self.controller = Controller(self, hostname="127.0.0.1", port=free_port())
 
     def _drops(self, server: Server, place: str) -> bool:
         if self.drop_at != place or self.drop_times == 0:
             return False
         self.drop_times -= 1
+        assert isinstance(server.transport, asyncio.WriteTransport)
         server.transport.abort()
         return True
 
@@ -97,7 +99,6 @@ class Mailbox:
 @pytest.fixture
 def mailbox() -> Iterator[Mailbox]:
     box = Mailbox()
-    box.controller = Controller(box, hostname="127.0.0.1", port=free_port())
     box.controller.start()
     yield box
     box.controller.stop()
@@ -268,7 +269,7 @@ def test_a_backend_without_answers_counts_as_taken(settings):
     assert outcome.result is Result.ACCEPTED
 
 
-class Api(AnymailTestBackend):
+class Api(AnymailTestBackend):  # type: ignore[misc]
     """A provider with an HTTP interface, that answers with a status."""
 
     status: int | None = None

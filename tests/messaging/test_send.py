@@ -1,6 +1,7 @@
 """From the queue to the provider, and what is kept about it."""
 
 from datetime import UTC, datetime, timedelta
+from uuid import uuid4
 
 import pytest
 from django.db import IntegrityError, connection, transaction
@@ -8,7 +9,7 @@ from django.test.utils import CaptureQueriesContext
 
 from customers.models import Consent, Device, MailingCategory
 from messaging import send
-from messaging.channels import InDoubt, ProviderAway, ProviderError
+from messaging.channels import InDoubt, Outcome, ProviderAway, ProviderError, Result
 from messaging.models import (
     ChannelSettings,
     Delivery,
@@ -302,7 +303,7 @@ def test_a_batch_takes_no_more_than_its_limit_oldest_first(provider):
 
 def test_a_lease_that_ended_returns_the_message_to_the_queue(provider):
     message = make.message(make.reachable(), now=NOW)
-    [claimed] = send._claim(send.uuid.uuid4(), 10, now=NOW)
+    [claimed] = send._claim(uuid4(), 10, now=NOW)
     assert send_messages(now=NOW + send.LEASE / 2) == 0
     assert send_messages(now=NOW + send.LEASE + MINUTE) == 1
     assert [m.id for m in provider.taken] == [message.pk] == [claimed.id]
@@ -310,10 +311,10 @@ def test_a_lease_that_ended_returns_the_message_to_the_queue(provider):
 
 def test_a_slow_worker_whose_lease_another_has_taken_sends_nothing(provider):
     message = make.message(make.reachable(), now=NOW)
-    slow = send.uuid.uuid4()
+    slow = uuid4()
     batch = send._claim(slow, 10, now=NOW)
     _, letters = send._prepare(batch, now=NOW)
-    other = send.uuid.uuid4()
+    other = uuid4()
     send._claim(other, 10, now=NOW + send.LEASE + MINUTE)
 
     send._hand_over(letters, slow, clock=lambda: NOW)
@@ -325,7 +326,7 @@ def test_a_slow_worker_whose_lease_another_has_taken_sends_nothing(provider):
 
 def test_a_campaign_paused_between_claim_and_hand_over_waits(provider):
     message = make.message(make.reachable(), campaign_id=7, now=NOW)
-    lease = send.uuid.uuid4()
+    lease = uuid4()
     batch = send._claim(lease, 10, now=NOW)
     _, letters = send._prepare(batch, now=NOW)
     send.execute(
@@ -356,7 +357,7 @@ def test_a_message_held_beyond_its_time_to_live_is_suppressed_when_released(prov
 
 def interrupted(message, *, since):
     """As a worker leaves it that dies in the middle of a hand-over."""
-    lease = send.uuid.uuid4()
+    lease = uuid4()
     batch = send._claim(lease, 10, now=since)
     _, letters = send._prepare(batch, now=since)
     [started] = send._start(letters, lease, "scripted", now=since)
@@ -379,9 +380,9 @@ def test_what_a_dead_worker_was_handing_over_ends_as_unknown():
 @pytest.mark.parametrize(
     ("result", "status"),
     [
-        (send.Outcome(send.Result.ACCEPTED, "late"), "sent"),
-        (send.Outcome(send.Result.REFUSED, error="No."), "failed"),
-        (send.Outcome(send.Result.LATER, error="Busy."), "failed"),
+        (Outcome(Result.ACCEPTED, "late"), "sent"),
+        (Outcome(Result.REFUSED, error="No."), "failed"),
+        (Outcome(Result.LATER, error="Busy."), "failed"),
     ],
 )
 def test_the_late_answer_of_a_slow_worker_counts_and_sends_nothing_again(
@@ -400,10 +401,8 @@ def test_the_late_answer_of_a_slow_worker_counts_and_sends_nothing_again(
 def test_an_outcome_is_recorded_once():
     message = make.message(make.reachable(), now=NOW)
     started, row = interrupted(message, since=NOW)
-    fine = send._record_of(started, row, send.Outcome(send.Result.ACCEPTED), now=NOW)
-    wrong = send._record_of(
-        started, row, send.Outcome(send.Result.REFUSED, error="No."), now=NOW
-    )
+    fine = send._record_of(started, row, Outcome(Result.ACCEPTED), now=NOW)
+    wrong = send._record_of(started, row, Outcome(Result.REFUSED, error="No."), now=NOW)
     send._record([fine], now=NOW)
     send._record([wrong], now=NOW + MINUTE)
     message.refresh_from_db()
@@ -414,7 +413,7 @@ def test_an_outcome_is_recorded_once():
 def test_the_answer_to_one_attempt_does_not_end_the_next():
     message = make.message(make.reachable(), now=NOW)
     started, row = interrupted(message, since=NOW)
-    busy = send._record_of(started, row, send.Outcome(send.Result.LATER), now=NOW)
+    busy = send._record_of(started, row, Outcome(Result.LATER), now=NOW)
     send._record([busy], now=NOW)
     interrupted(message, since=NOW + MINUTE)
     # The connection broke while the first answer was recorded, so it comes again.
@@ -430,7 +429,7 @@ def test_only_what_is_queued_can_be_leased():
         pytest.raises(IntegrityError, match="message_leased_is_queued"),
         transaction.atomic(),
     ):
-        Message.objects.filter(pk=message.pk).update(lease=send.uuid.uuid4())
+        Message.objects.filter(pk=message.pk).update(lease=uuid4())
 
 
 def test_whoever_waits_is_told_after_commit(django_capture_on_commit_callbacks):
@@ -491,7 +490,7 @@ def test_a_group_is_found_by_key_however_long_the_queue():
         "EXPLAIN " + send.START,
         {
             "now": NOW,
-            "lease": send.uuid.uuid4(),
+            "lease": uuid4(),
             "provider": "p",
             "ids": [1, 2],
             **{

@@ -10,13 +10,14 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import ClassVar
+from uuid import uuid4
 
 import pytest
 from django.db import connection, transaction
 from django.utils import timezone
 
 from messaging import queue, send
-from messaging.channels import Outgoing, Provider
+from messaging.channels import Outcome, Outgoing, Provider, Result
 from messaging.models import Delivery, Message
 from tests import make
 
@@ -147,10 +148,8 @@ def test_the_mark_alone_would_keep_two_senders_apart(monkeypatch, counting):
 def test_a_sender_does_not_wait_for_one_that_is_just_claiming(counting):
     ids = messages(40)
     with transaction.atomic():
-        held = send._claim(send.uuid.uuid4(), 20, now=timezone.now())
-        [others] = at_once(
-            lambda: send._claim(send.uuid.uuid4(), 40, now=timezone.now())
-        )
+        held = send._claim(uuid4(), 20, now=timezone.now())
+        [others] = at_once(lambda: send._claim(uuid4(), 40, now=timezone.now()))
     assert len(held) == 20
     assert {row.id for row in held} | {row.id for row in others} == set(ids)
     assert len(others) == 20
@@ -164,13 +163,13 @@ def test_twin_without_skip_locked_it_would_wait(monkeypatch):
         with connection.cursor() as cursor:
             cursor.execute("SET statement_timeout = '1s'")
         try:
-            return send._claim(send.uuid.uuid4(), 40, now=timezone.now())
+            return send._claim(uuid4(), 40, now=timezone.now())
         finally:
             with connection.cursor() as cursor:
                 cursor.execute("RESET statement_timeout")
 
     with transaction.atomic():
-        send._claim(send.uuid.uuid4(), 20, now=timezone.now())
+        send._claim(uuid4(), 20, now=timezone.now())
         [answer] = at_once(impatient)
     assert "statement timeout" in str(answer)
 
@@ -229,15 +228,13 @@ def test_pausing_stops_what_is_claimed_but_not_yet_going_out(monkeypatch, counti
 def test_an_answer_that_comes_while_the_message_is_closed_as_unknown_wins(attempt):
     """Slow worker and clock at the same time, in either order."""
     [pk] = messages(1)
-    lease, now = send.uuid.uuid4(), timezone.now()
+    lease, now = uuid4(), timezone.now()
     batch = send._claim(lease, 1, now=now)
     _, letters = send._prepare(batch, now=now)
     [started] = send._start(
         letters, lease, "counting", now=now - 2 * send.INTERRUPTED_AFTER
     )
-    record = send._record_of(
-        started, batch[0], send.Outcome(send.Result.ACCEPTED), now=now
-    )
+    record = send._record_of(started, batch[0], Outcome(Result.ACCEPTED), now=now)
     answers = at_once(lambda: send._record([record], now=now), send.close_interrupted)
     assert answers[0] is True
     assert Message.objects.get(pk=pk).status == "sent"
