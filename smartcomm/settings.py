@@ -212,7 +212,16 @@ REST_FRAMEWORK = {
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "Smart Communications",
-    "DESCRIPTION": "Send customers and events; read segments, campaigns and messages.",
+    "DESCRIPTION": "Send customers and events; read segments, campaigns and messages. "
+    "Show a key with every request: `Authorization: Bearer <key>`. A refusal is told "
+    "as `application/problem+json`: a code, a sentence, and the places that are wrong.",
+    "TAGS": [
+        {"name": "Events", "description": "What happened, and what can happen."},
+        {"name": "Customers", "description": "Who they are, and what they did."},
+        {"name": "Segments", "description": "Who matches a rule."},
+        {"name": "Campaigns", "description": "What happens to whom, and when."},
+        {"name": "Messages", "description": "What was sent to whom, and why not."},
+    ],
     "VERSION": "1",
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_AUTHENTICATION": [],

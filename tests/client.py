@@ -21,7 +21,7 @@ class Api:
         if key is None:
             _, key = create_key(make.source(source), scopes or ALL)
         self.key = key
-        self.client = Client()
+        self.client = Client(enforce_csrf_checks=True)
 
     def call(
         self,

@@ -110,8 +110,8 @@ def problem_details(error: Exception, context: Mapping[str, Any]) -> HttpRespons
             return problem(
                 503,
                 "unavailable",
-                "The database does not answer. Send the request again in a moment: "
-                "what was stored already is not stored twice.",
+                "The database does not answer. Send the request again in a moment; "
+                "events that carry an id count once.",
                 headers={"Retry-After": "2"},
             )
     request = context.get("request")

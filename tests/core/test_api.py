@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import logging
+import socket
+import time
 
 import msgspec
 import pytest
-import redis
 from django.conf import settings
 from django.db import OperationalError, connection
 from django.test.utils import CaptureQueriesContext
@@ -326,21 +327,32 @@ def test_no_limit_when_it_is_switched_off(api, settings, fresh_limit):
 def test_while_valkey_is_away_nobody_is_refused_or_kept_waiting(
     api, settings, monkeypatch
 ):
-    asked = []
-
-    class Away:
-        def pipeline(self, **kwargs):
-            asked.append(1)
-            raise redis.ConnectionError
-
-    monkeypatch.setattr(ratelimit, "client", Away)
-    monkeypatch.setattr(ratelimit, "_asked_again_at", 0.0)
     settings.API_REQUESTS_PER_SECOND = 1
+    settings.REDIS_URL = "redis://127.0.0.1:1/0"  # Nobody listens there.
+    monkeypatch.setattr(ratelimit, "client", ratelimit.client.__wrapped__)
+    monkeypatch.setattr(ratelimit, "_asked_again_at", 0.0)
+    api.get("/segments")
+    asked = []
+    monkeypatch.setattr(ratelimit, "client", lambda: asked.append(1))
 
+    began = time.monotonic()
     answers = [api.post("/events", EVENT | {"id": str(n)}) for n in range(5)]
 
     assert {answer.status_code for answer in answers} == {202}
-    assert len(asked) == 1
+    assert time.monotonic() - began < 5
+    assert not asked
+
+
+def test_a_valkey_that_does_not_answer_is_given_up_at_once(settings, monkeypatch):
+    monkeypatch.setattr(ratelimit, "client", ratelimit.client.__wrapped__)
+    monkeypatch.setattr(ratelimit, "_asked_again_at", 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        settings.REDIS_URL = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+
+        began = time.monotonic()
+
+        assert ratelimit.count("source:1", limit=1, now=1_800_000_000.0) is None
+        assert time.monotonic() - began < 2
 
 
 def test_the_limit_stands_in_the_settings():

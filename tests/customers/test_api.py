@@ -5,8 +5,9 @@ from __future__ import annotations
 from urllib.parse import quote
 
 import pytest
+from django.utils import timezone
 
-from customers.models import Consent, Customer
+from customers.models import Consent, Customer, MailingCategory
 from tests import make
 from tests.client import Api, problem
 
@@ -74,6 +75,19 @@ def test_a_put_changes_only_what_it_names(api):
     assert shown.json()["first_name"] == "Anna"
     assert shown.json()["consents"] == {"email": True, "sms": False, "push": False}
     assert Consent.objects.filter(origin="shop").count() == 3
+
+
+def test_an_answer_for_a_category_is_not_one_for_the_channel(api):
+    anna = make.customer("C-1")
+    make.consent(anna, "email", yes=True)
+    anna.consents.create(
+        channel="email",
+        category=MailingCategory.objects.create(code="news", name="News"),
+        is_granted=False,
+        changed_at=timezone.now(),
+    )
+
+    assert api.get("/customers/C-1").json()["consents"]["email"] is True
 
 
 def test_everything_that_is_wrong_is_told_at_once_and_nothing_is_stored(api):

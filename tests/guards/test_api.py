@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from io import StringIO
 
 import pytest
+from django.conf import settings
 from django.core.management import call_command
 from django.urls import URLPattern, URLResolver, get_resolver
 
 from events.models import Scope
 from smartcomm.core.api import ApiView
+from smartcomm.core.problems import FRAMEWORK
 from tests.client import Api, problem
 
 # method, address below /api/v1, the scope that it asks for.
@@ -212,6 +215,42 @@ def test_two_shapes_never_share_a_name(schema):
 
     walk(msgspec.Struct)
     assert "CustomerOut" in names
+
+
+def test_every_code_that_a_refusal_can_have_is_explained():
+    explained = (settings.BASE_DIR / "docs" / "api-errors.md").read_text()
+    sources = [
+        path
+        for name in ("api.py", "wire.py", "upsert.py", "attributes.py", "errors.py")
+        for path in settings.BASE_DIR.glob(f"*/{name}")
+    ]
+    sources += settings.BASE_DIR.glob("smartcomm/core/*.py")
+    sources += [
+        settings.BASE_DIR / path
+        for path in (
+            "events/schema.py",
+            "events/ingest.py",
+            "segments/rules.py",
+            "segments/usage.py",
+            "segments/preview.py",
+            "campaigns/drawing.py",
+            "campaigns/publish.py",
+        )
+    ]
+    told = {
+        code
+        for path in sources
+        for code in re.findall(
+            r'\bcode(?:: ClassVar\[str\])?\s*=\s*"([a-z_]+)"|Refusal\(\s*"([a-z_]+)"',
+            path.read_text(),
+        )
+        for code in code
+        if code
+    } | {code for code, _ in FRAMEWORK.values()}
+
+    assert len(told) > 30
+    # No refusal by itself: the base of the others.
+    assert {code for code in told if f"`{code}`" not in explained} <= {"refused"}
 
 
 @pytest.mark.django_db
