@@ -233,7 +233,7 @@ SPECTACULAR_SETTINGS = {
     "POSTPROCESSING_HOOKS": [],
 }
 # How many requests a source may make in a second; 0 for no limit.
-API_REQUESTS_PER_SECOND = env.int("API_REQUESTS_PER_SECOND", default=1_000)
+API_REQUESTS_PER_SECOND = env.int("API_REQUESTS_PER_SECOND", default=2_000)
 
 UNFOLD = {
     "SITE_TITLE": "Smart Communications",
