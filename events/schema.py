@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -22,9 +23,9 @@ DATE = re.compile(
 
 FieldType = EventField.Type
 
-# (type's id, field code) of fields this process knows to be in the table, so that
-# learning costs no query for an event that brings nothing new.
-_known: set[tuple[int, str]] = set()
+# Type's id → codes of fields this process knows to be in the table, so that learning
+# costs no query for an event that brings nothing new.
+_known: dict[int, set[str]] = defaultdict(set)
 _MAX_KNOWN = 200_000
 
 
@@ -96,8 +97,13 @@ def learn_fields(items: Iterable[tuple[int, Item]]) -> None:
     """Add the fields that these events, each with its type's id, bring first."""
     fresh: dict[tuple[int, str], FieldType] = {}
     for type_id, item in items:
+        known = _known[type_id]
+        if item.context.keys() <= known and not any(
+            type(value) is dict for value in item.context.values()
+        ):
+            continue
         for code, value in _paths(item.context):
-            if (type_id, code) in _known or (type_id, code) in fresh:
+            if code in known or (type_id, code) in fresh:
                 continue
             if (found := type_of(value)) is not None:
                 fresh[type_id, code] = found
@@ -120,9 +126,10 @@ def learn_fields(items: Iterable[tuple[int, Item]]) -> None:
 
 
 def _remember(fields: set[tuple[int, str]]) -> None:
-    if len(_known) > _MAX_KNOWN:
+    if sum(map(len, _known.values())) > _MAX_KNOWN:
         _known.clear()
-    _known.update(fields)
+    for type_id, code in fields:
+        _known[type_id].add(code)
 
 
 def forget_known() -> None:

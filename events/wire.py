@@ -205,7 +205,35 @@ def _context(value: object) -> Mapping[str, Any]:
             f"“context” has more than {MAX_CONTEXT_FIELDS} fields.",
             field="context",
         )
+    if not value.keys() <= _good_codes:
+        _check_codes(value)
     for code, found in value.items():
+        # Plain texts, nearly all there is, are checked by encoding them, below.
+        if type(found) is not str:
+            _check_value(found, f"context.{code}", 1)
+    try:
+        encoded = msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        encoded = b"\\u0000"
+    if b"\\u0000" in encoded:
+        for code, found in value.items():
+            _check_value(found, f"context.{code}", 1)
+    if len(encoded) > MAX_CONTEXT_BYTES:
+        raise Refusal(
+            "context_too_large",
+            f"“context” has more than {MAX_CONTEXT_BYTES // 1024} KiB.",
+            field="context",
+        )
+    return value
+
+
+# Field codes seen before: a sender has few, and matching each of them costs.
+_good_codes: set[str] = set()
+_MAX_GOOD_CODES = 10_000
+
+
+def _check_codes(context: Mapping[str, Any]) -> None:
+    for code in context:
         if not FIELD_CODE.match(code):
             raise Refusal(
                 "field_code_invalid",
@@ -213,15 +241,8 @@ def _context(value: object) -> Mapping[str, Any]:
                 "underscores, not starting with a digit, up to 64 characters.",
                 field=f"context.{_shown(code)}",
             )
-        _check_value(found, f"context.{code}", 1)
-    # Encoding costs: only a context of some size can be too large.
-    if len(msgspec.json.encode(value)) > MAX_CONTEXT_BYTES:
-        raise Refusal(
-            "context_too_large",
-            f"“context” has more than {MAX_CONTEXT_BYTES // 1024} KiB.",
-            field="context",
-        )
-    return value
+    if len(_good_codes) < _MAX_GOOD_CODES:
+        _good_codes.update(context)
 
 
 def _check_value(value: object, place: str, depth: int) -> None:
