@@ -23,7 +23,7 @@ from campaigns.forms import NameForm, TriggerForm, media
 from campaigns.models import Broadcast, Campaign, Run, Version
 from smartcomm.core.admin import JournalAdmin, ModelAdmin
 from smartcomm.core.errors import UserError
-from smartcomm.core.look import badge, link
+from smartcomm.core.look import badge, link, to_the_minute
 
 
 class CampaignList(ChangeList):
@@ -209,7 +209,7 @@ class BroadcastAdmin(JournalAdmin):
     """How system events went through the base."""
 
     list_display: ClassVar = [
-        "created_at",
+        "began",
         "campaign",
         "what",
         "status_badge",
@@ -218,7 +218,7 @@ class BroadcastAdmin(JournalAdmin):
         "entered",
         "reason",
     ]
-    list_display_links: ClassVar = ["created_at"]
+    list_display_links: ClassVar = ["began"]
     list_filter: ClassVar = ["status", "campaign"]
     list_select_related: ClassVar = ["campaign", "version", "system_event__type"]
     readonly_fields: ClassVar = ["walked"]
@@ -234,6 +234,10 @@ class BroadcastAdmin(JournalAdmin):
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
         return [name for row in self.fields for name in _names(row)]
+
+    @display(description="Began")
+    def began(self, broadcast: Broadcast) -> SafeString:
+        return to_the_minute(broadcast.created_at)
 
     @display(description="System event")
     def what(self, broadcast: Broadcast) -> str:
@@ -255,15 +259,15 @@ class RunAdmin(JournalAdmin):
     """Customers on their way, and where they have been."""
 
     list_display: ClassVar = [
-        "started_at",
+        "started",
         "whose",
-        "campaign",
+        "which",
         "status_badge",
         "step",
         "what",
         "reason",
     ]
-    list_display_links: ClassVar = ["started_at"]
+    list_display_links: ClassVar = ["started"]
     list_filter: ClassVar = ["status", "campaign"]
     list_select_related: ClassVar = [
         "customer",
@@ -308,6 +312,15 @@ class RunAdmin(JournalAdmin):
             raise PermissionDenied
         return pages.run_page(self, request, run)
 
+    @display(description="Started")
+    def started(self, run: Run) -> SafeString:
+        return to_the_minute(run.started_at)
+
+    @display(description="Campaign")
+    def which(self, run: Run) -> SafeString:
+        url = reverse("admin:campaigns_campaign_runs", args=[run.campaign_id])
+        return link(url, run.campaign)
+
     @display(description="Customer")
     def whose(self, run: Run) -> SafeString:
         url = reverse("admin:customers_customer_change", args=[run.customer_id])
@@ -328,7 +341,8 @@ def progress_bar(part: float) -> SafeString:
     percent = round(part * 100)
     return format_html(
         '<span style="display:inline-flex;align-items:center;gap:8px">'
-        '<progress value="{0}" max="100" style="width:90px">{0}%</progress>'
+        '<progress value="{0}" max="100" style="width:90px;height:8px;'
+        'accent-color:var(--color-primary-600)">{0}%</progress>'
         "<span>{0}%</span></span>",
         percent,
     )

@@ -21,6 +21,7 @@ from campaigns.actions.send import Send
 from campaigns.editor import DEEDS, Desk, page_context
 from campaigns.models import Broadcast, Campaign, Passage, Run, Step, Version
 from campaigns.report import report
+from events.models import EventField
 from messaging.models import Message
 from smartcomm.core.errors import Several, UserError
 from smartcomm.core.look import variables
@@ -236,7 +237,14 @@ def run_page(admin: Any, request: HttpRequest, run: Run) -> HttpResponse:
             "tone": panels.STATUS_TONES[run.status],
             "started_by": started_by,
             "event_url": event_url,
-            "context_table": variables(started_by.context)
+            "context_table": variables(
+                started_by.context,
+                labels=dict(
+                    EventField.objects.filter(type=started_by.type_id)
+                    .exclude(label="")
+                    .values_list("code", "label")
+                ),
+            )
             if started_by is not None and started_by.context
             else "",
             "stops": stops(run),
