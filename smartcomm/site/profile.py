@@ -72,7 +72,7 @@ class ProfileAdmin(CustomerAdmin):
             "customer": customer,
             "facts": facts(customer),
             "attributes": attributes(customer),
-            "reach": reach(customer),
+            "reach": reach(customer, now=timezone.now()),
             "segment_count": Segment.objects.count()
             if request.user.has_perm("segments.view_segment")
             else 0,

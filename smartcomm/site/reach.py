@@ -1,4 +1,7 @@
-"""How a customer may be reached: on each channel yes, or no and why."""
+"""How a customer may be reached: on each channel yes, or no and why.
+
+Asked of messaging.eligibility, as sending asks it, so that the two cannot disagree.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,19 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from customers.models import Channel, Consent, Customer, MailingCategory
+from messaging import suppressions
+from messaging.eligibility import Situation, refusal
 from messaging.models import ChannelSettings, Suppression
 from smartcomm.site.timeline import CHANNEL_ICONS
+
+
+@dataclass(frozen=True)
+class Takes:
+    """Whether a customer takes a mailing category, and whether they said so."""
+
+    category: str
+    yes: bool
+    by_default: bool
 
 
 @dataclass(frozen=True)
@@ -22,101 +36,100 @@ class Reach:
     answer: str
     answered_at: datetime | None
     origin: str
-    categories: list[tuple[str, bool, bool]]
+    categories: list[Takes]
 
 
-def reach(customer: Customer) -> list[Reach]:
-    """How the customer may be reached on each channel, in words."""
-    answers: dict[tuple[str, int | None], Consent] = {
+#: (channel, category's id or None) → the customer's answer.
+Answers = dict[tuple[str, int | None], Consent]
+
+
+def reach(customer: Customer, *, now: datetime) -> list[Reach]:
+    """How the customer may be reached on each channel, in words.
+
+    Asks for `consents` and `devices` once if they have been prefetched.
+    """
+    answers: Answers = {
         (consent.channel, consent.category_id): consent
         for consent in customer.consents.all()
     }
     defaults = dict(ChannelSettings.objects.values_list("channel", "default_consent"))
     categories = list(MailingCategory.objects.filter(is_active=True))
-    suppressed = _suppressed(customer)
-    return [
-        _reach_on(channel, customer, answers, defaults, categories, suppressed)
-        for channel in Channel
-    ]
-
-
-def _suppressed(customer: Customer) -> set[tuple[str, str]]:
-    addresses = [customer.email, customer.email.lower(), customer.phone]
-    addresses += [device.token for device in customer.devices.all()]
-    found = Suppression.objects.filter(address__in=[a for a in addresses if a])
-    return {(channel, a) for channel, a in found.values_list("channel", "address")}
-
-
-def _reach_on(
-    channel: Channel,
-    customer: Customer,
-    answers: dict[tuple[str, int | None], Consent],
-    defaults: dict[str, bool],
-    categories: list[MailingCategory],
-    suppressed: set[tuple[str, str]],
-) -> Reach:
-    consent = answers.get((channel, None))
-    granted = consent.is_granted if consent else defaults.get(channel, False)
-    match channel:
-        case Channel.EMAIL:
-            what = "e-mail address"
-            addresses = [(customer.email, customer.email_is_valid)]
-        case Channel.SMS:
-            what = "phone number"
-            addresses = [(customer.phone, customer.phone_is_valid)]
-        case Channel.PUSH:
-            what = "device"
-            addresses = [(d.token, d.is_valid) for d in customer.devices.all()]
-    addresses = [(address, valid) for address, valid in addresses if address]
-    usable = [address for address, valid in addresses if valid]
-    # An address is suppressed as it is written to, whatever its case.
-    free = [
-        address
-        for address in usable
-        if (channel, address) not in suppressed
-        and (channel, address.lower()) not in suppressed
-    ]
-    if not granted:
-        because = (
-            "they said no" if consent else "they never answered, which counts as no"
+    devices = sorted(customer.devices.all(), key=lambda d: (d.updated_at, d.pk))
+    known: dict[Channel, list[tuple[str, bool]]] = {
+        Channel.EMAIL: [(customer.email, customer.email_is_valid)],
+        Channel.SMS: [(customer.phone, customer.phone_is_valid)],
+        Channel.PUSH: [(device.token, device.is_valid) for device in devices],
+    }
+    used = {channel: _used(channel, known[channel]) for channel in Channel}
+    suppressed = _suppressed({channel: used[channel][0] for channel in Channel})
+    found = []
+    for channel in Channel:
+        consent = answers.get((channel, None))
+        address, is_valid = used[channel]
+        refused = refusal(
+            Situation(
+                channel=channel,
+                expires_at=now,
+                address=address,
+                address_is_valid=is_valid,
+                address_is_suppressed=channel in suppressed,
+                channel_answer=consent.is_granted if consent else None,
+                channel_default=defaults.get(channel, False),
+            ),
+            now=now,
         )
-    elif not addresses:
-        because = f"there is no {what}"
-    elif not usable:
-        because = f"the {what} is not valid"
-    elif not free:
-        because = f"the {what} is suppressed"
-    else:
-        because = ""
-    return Reach(
-        channel=channel,
-        icon=CHANNEL_ICONS[channel],
-        addresses=[(_shown(channel, address), valid) for address, valid in addresses],
-        can=not because,
-        sentence="Can be reached." if not because else f"Cannot: {because}.",
-        answer="never answered" if consent is None else ("yes" if granted else "no"),
-        answered_at=consent.changed_at if consent else None,
-        origin=consent.origin if consent else "",
-        categories=[
-            (
-                category.name,
-                _takes(category, channel, answers),
-                (channel, category.pk) in answers,
+        found.append(
+            Reach(
+                channel=channel,
+                icon=CHANNEL_ICONS[channel],
+                addresses=[
+                    (_shown(channel, address), is_valid)
+                    for address, is_valid in known[channel]
+                    if address
+                ],
+                can=refused is None,
+                sentence=refused.detail if refused else "Can be reached.",
+                answer=_in_words(consent),
+                answered_at=consent.changed_at if consent else None,
+                origin=consent.origin if consent else "",
+                categories=[_takes(row, channel, answers) for row in categories],
             )
-            for category in categories
-        ],
-    )
+        )
+    return found
 
 
-def _takes(
-    category: MailingCategory,
-    channel: Channel,
-    answers: dict[tuple[str, int | None], Consent],
-) -> bool:
+def _used(channel: Channel, addresses: list[tuple[str, bool]]) -> tuple[str, bool]:
+    """The address that a message would go to; of devices the last one that works."""
+    if channel != Channel.PUSH:
+        return addresses[0]
+    working = [token for token, is_valid in addresses if is_valid]
+    return (working[-1], True) if working else ("", False)
+
+
+def _suppressed(addresses: dict[Channel, str]) -> set[str]:
+    """The channels whose address is suppressed."""
+    keys = {
+        (channel.value, suppressions.key(channel, address))
+        for channel, address in addresses.items()
+        if address
+    }
+    rows = Suppression.objects.filter(address__in=[address for _, address in keys])
+    found = set(rows.values_list("channel", "address"))
+    return {channel for channel, _ in found & keys}
+
+
+def _in_words(consent: Consent | None) -> str:
+    if consent is None:
+        return "never answered"
+    return "yes" if consent.is_granted else "no"
+
+
+def _takes(category: MailingCategory, channel: Channel, answers: Answers) -> Takes:
     answer = answers.get((channel, category.pk))
     if answer is not None:
-        return answer.is_granted
-    return bool(getattr(category, f"default_{channel.value}"))
+        return Takes(category.name, answer.is_granted, by_default=False)
+    yes = bool(getattr(category, f"default_{channel.value}"))
+    return Takes(category.name, yes, by_default=True)
 
 
 def _shown(channel: Channel, address: str) -> str:

@@ -14,9 +14,11 @@ from django.utils import timezone
 
 from campaigns.models import Run
 from customers.models import Channel, Customer, Device, MailingCategory
+from messaging import suppressions
 from messaging.models import ChannelSettings, Message, Suppression
+from messaging.send import send_messages
 from segments.models import Segment
-from smartcomm.site.reach import reach
+from smartcomm.site.reach import Reach, Takes, reach
 from smartcomm.site.timeline import Asked, timeline
 from tests import make
 
@@ -228,46 +230,72 @@ def test_a_page_of_the_time_line_costs_the_same_for_few_and_many_messages():
 # how they may be reached
 
 
-def test_who_said_yes_and_has_a_valid_address_can_be_reached():
-    ways = {way.channel: way for way in reach(make.reachable("anna"))}
+def ways(customer: Customer) -> dict[str, Reach]:
+    return {way.channel: way for way in reach(customer, now=timezone.now())}
 
-    assert ways[Channel.EMAIL].sentence == "Can be reached."
-    assert ways[Channel.EMAIL].can
-    assert ways[Channel.SMS].can
-    assert ways[Channel.PUSH].sentence == (
-        "Cannot: they never answered, which counts as no."
+
+def test_who_said_yes_and_has_a_valid_address_can_be_reached():
+    found = ways(make.reachable("anna"))
+
+    assert found["email"].sentence == "Can be reached."
+    assert (found["email"].can, found["sms"].can, found["push"].can) == (
+        True,
+        True,
+        False,
     )
 
 
 def test_the_reason_why_not_is_told():
-    anna = make.customer("anna", email="anna@", email_is_valid=False)
+    anna = make.customer("anna", email="anna@", email_is_valid=False, phone="+4915112")
     for channel in Channel:
         make.consent(anna, channel, yes=channel != Channel.SMS)
+    Customer.objects.filter(pk=anna.pk).update(phone_is_valid=True)
+    anna.refresh_from_db()
 
-    told = {way.channel: way.sentence for way in reach(anna)}
+    told = {channel: way.sentence for channel, way in ways(anna).items()}
 
     assert told == {
-        Channel.EMAIL: "Cannot: the e-mail address is not valid.",
-        Channel.SMS: "Cannot: they said no.",
-        Channel.PUSH: "Cannot: there is no device.",
+        "email": "anna@ is no valid e-mail address.",
+        "sms": "The customer said no to SMS.",
+        "push": "The customer has no device for push.",
     }
+
+
+def test_the_profile_says_of_consent_what_sending_says():
+    anna = make.customer("anna", email="anna@example.com")
+    message = make.message(anna, make.content("email"))
+
+    send_messages(limit=10)
+
+    message.refresh_from_db()
+    assert message.detail == ways(anna)["email"].sentence != ""
 
 
 def test_a_suppressed_address_is_not_written_to():
     anna = make.reachable("anna", email="Anna@example.com")
-    Suppression.objects.create(channel="email", address="Anna@example.com", reason="x")
+    key = suppressions.key("email", "Anna@example.com")
+    Suppression.objects.create(channel="email", address=key, reason="x")
 
-    (mail, sms, _) = reach(anna)
+    found = ways(anna)
 
-    assert mail.sentence == "Cannot: the e-mail address is suppressed."
-    assert sms.can
+    assert found["email"].sentence == (
+        "Anna@example.com is on the list of suppressed addresses."
+    )
+    assert found["sms"].can
+
+
+def test_an_address_suppressed_on_another_channel_is_free_on_this_one():
+    anna = make.reachable("anna")
+    Suppression.objects.create(channel="push", address=anna.phone, reason="x")
+
+    assert ways(anna)["sms"].can
 
 
 def test_no_answer_counts_as_the_installation_decided():
     anna = make.customer("anna", email="anna@example.com")
     ChannelSettings.objects.create(channel="email", default_consent=True)
 
-    mail = reach(anna)[0]
+    mail = ways(anna)["email"]
 
     assert (mail.can, mail.answer) == (True, "never answered")
 
@@ -275,13 +303,30 @@ def test_no_answer_counts_as_the_installation_decided():
 def test_one_working_device_is_enough():
     anna = make.customer("anna")
     make.consent(anna, "push")
-    Device.objects.create(customer=anna, platform="ios", token="old", is_valid=False)
     Device.objects.create(customer=anna, platform="ios", token="new")
+    Device.objects.create(customer=anna, platform="ios", token="old", is_valid=False)
 
-    push = reach(anna)[2]
+    push = ways(anna)["push"]
 
     assert push.can
-    assert push.addresses == [("old", False), ("new", True)]
+    assert push.addresses == [("new", True), ("old", False)]
+
+
+def test_a_category_is_taken_as_said_or_else_by_default():
+    anna = make.reachable("anna")
+    news = MailingCategory.objects.create(code="news", name="News")
+    MailingCategory.objects.create(code="ads", name="Ads", default_email=False)
+    anna.consents.create(
+        channel="email", category=news, is_granted=False, changed_at=timezone.now()
+    )
+
+    mail, sms = ways(anna)["email"], ways(anna)["sms"]
+
+    assert mail.categories == [
+        Takes("Ads", yes=False, by_default=True),
+        Takes("News", yes=False, by_default=False),
+    ]
+    assert [takes.yes for takes in sms.categories] == [True, True]
 
 
 # segments
