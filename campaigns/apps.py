@@ -5,4 +5,11 @@ class CampaignsConfig(AppConfig):
     name = "campaigns"
 
     def ready(self) -> None:
-        from campaigns import receivers  # noqa: F401
+        from campaigns import receivers, references  # noqa: F401
+        from segments import usage
+
+        usage.introduce(references.users_of_segment)
+        from campaigns.askers import Campaigns
+        from messaging import askers
+
+        askers.introduce(Campaigns())

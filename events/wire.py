@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from customers.wire import check_external_id
 from events.models import Kind
 from smartcomm.core.errors import Invalid
 
@@ -136,13 +137,15 @@ def _customer(value: object) -> tuple[str, str]:
             "“customer” is missing: say whose event it is.",
             field=place,
         )
-    if not isinstance(found, str) or len(found) > MAX_CUSTOMER_ID or not found.strip():
+    try:
+        return by, check_external_id(found)
+    except Invalid as error:
         raise Refusal(
             "customer_invalid",
-            f"“{place}” is a text of 1 to {MAX_CUSTOMER_ID} characters.",
+            f"“{place}” is a text of 1 to {MAX_CUSTOMER_ID} characters, without "
+            "control characters.",
             field=place,
-        )
-    return by, _storable(found, place)
+        ) from error
 
 
 def _occurred_at(value: object, now: datetime) -> datetime:

@@ -1,12 +1,28 @@
-"""Which segments speak of which: what must not be deleted, and no circles."""
+"""Who uses a segment: what must not be deleted, and no circles.
+
+Apps above have users of their own (campaigns, by their filters), of which this one
+knows nothing; they `introduce` a function that names them when they start.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from segments import rules
 from segments.dictionary import Dictionary
 from segments.models import Segment
 from segments.rules import RuleConflict, RuleError
 from smartcomm.core.errors import Conflict
+
+#: A segment's id → those who use it, in words: “the campaign “Back in stock””.
+Users = Callable[[int], list[str]]
+
+_above: list[Users] = []
+
+
+def introduce(users: Users) -> None:
+    """Say who else may use a segment."""
+    _above.append(users)
 
 
 def users_of(pk: int) -> list[Segment]:
@@ -21,17 +37,18 @@ def users_of(pk: int) -> list[Segment]:
 def segments_in(data: object) -> set[int]:
     """The ids of the segments that a stored rule speaks of."""
     try:
-        parts = rules.walk(rules.parse(data))
+        parts = list(rules.walk(rules.parse(data, event_values=True)))
     except RuleError:
         return set()
     return {part.segment for part in parts if isinstance(part, rules.InSegment)}
 
 
 def refuse_if_used(segment: Segment) -> None:
-    """Raise Conflict if another segment needs this one."""
-    users = users_of(segment.pk)
+    """Raise Conflict if another segment, or anything above, needs this one."""
+    users = [f"the segment “{user}”" for user in users_of(segment.pk)]
+    users += [name for named in _above for name in named(segment.pk)]
     if users:
-        names = ", ".join(f"“{user}”" for user in users[:5])
+        names = ", ".join(users[:5])
         more = f" and {len(users) - 5} more" if len(users) > 5 else ""
         raise Conflict(
             f"The segment “{segment}” is used by {names}{more}. Change that first, "

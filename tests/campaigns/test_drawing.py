@@ -11,6 +11,8 @@ from campaigns.drawing import read, save_draft
 from campaigns.models import Campaign, Version
 from events.models import EventType
 from messaging.models import Content
+from segments import usage
+from segments.models import Segment
 from smartcomm.core.errors import Conflict, Several
 from tests import make
 
@@ -270,3 +272,25 @@ def test_states_are_left_in_order_only():
     campaign.refresh_from_db()
     with pytest.raises(Conflict, match="archived"):
         save_draft(campaign, EXAMPLE)
+
+
+def test_a_segment_that_a_campaign_asks_for_is_not_deleted():
+    segment = Segment.objects.create(
+        name="Parisians", rule={"attribute": "city", "op": "=", "value": "Paris"}
+    )
+    campaign = make.campaign(
+        make.step(
+            "who",
+            "filter_customers",
+            {"rule": {"not": {"segment": segment.pk}}},
+            positive=None,
+            negative=None,
+        ),
+        name="Elsewhere",
+    )
+
+    with pytest.raises(Conflict, match="the campaign “Elsewhere”"):
+        usage.refuse_if_used(segment)
+
+    publish.archive(campaign)
+    usage.refuse_if_used(segment)

@@ -34,6 +34,8 @@ def read(**change):
         ("customer_missing", "customer", {"customer": ...}),
         ("customer_missing", "customer", {"customer": ""}),
         ("customer_invalid", "customer", {"customer": 7}),
+        ("customer_invalid", "customer", {"customer": "C\n1"}),
+        ("customer_invalid", "customer", {"customer": "\ud800"}),
         (
             "customer_invalid",
             "customer",

@@ -172,7 +172,7 @@ def test_a_used_segment_cannot_be_deleted_and_the_page_says_why(staff):
     answer = staff.post(page_of("delete", segment), {"post": "yes"})
 
     html = answer.content.decode()
-    assert "is used by “Loyal”" in html
+    assert "is used by the segment “Loyal”" in html
     assert Segment.objects.filter(pk=segment.pk).exists()
     staff.post(
         reverse(LIST),
