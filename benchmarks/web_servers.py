@@ -4,9 +4,10 @@
 
 Starts each server in turn on the same new installation, and posts to /api/v1/events:
 batches of 1,000 events on 4 connections, and single events on 1, 8 and 32. Prints the
-median of the rounds, and each server's ratio to the first: the machine's mood changes
-from one minute to the next, ratios within a round much less. Servers that are not
-installed are left out; `pip install gunicorn` brings the rival.
+medians of the rounds: events a second, and events for a second of the server's
+processor time, which stays the same when the machine is busy with other things; and each
+server's ratio to the first. Servers that are not installed are left out; `pip install
+gunicorn` brings the rival.
 """
 
 from __future__ import annotations
@@ -52,6 +53,14 @@ class Load:
     connections: int
 
 
+@dataclass(frozen=True)
+class Rate:
+    """Events accepted per second on the clock, and per second of processor time."""
+
+    wall: float
+    processor: float
+
+
 LOADS = [
     Load("batches of 1,000 x 4", 1000, 4),
     Load("single x 1", 1, 1),
@@ -73,7 +82,7 @@ def main() -> None:
         for name, command in SERVERS.items()
         if shutil.which(command.split()[0])
     }
-    rates: dict[tuple[str, str], list[float]] = {}
+    rates: dict[tuple[str, str], list[Rate]] = {}
     with installation() as key:
         for round_number in range(options.rounds):
             for name, command in servers.items():
@@ -81,9 +90,9 @@ def main() -> None:
                 line = command.format(
                     port=port, workers=options.workers, threads=options.threads
                 )
-                with running(line, port):
+                with running(line, port) as server:
                     for load in LOADS:
-                        rate = measure(load, port, key, options.seconds)
+                        rate = measure(load, server, port, key, options.seconds)
                         rates.setdefault((name, load.name), []).append(rate)
                 print(f"round {round_number + 1}: {name} done", file=sys.stderr)
     report(list(servers), rates)
@@ -113,12 +122,13 @@ def manage(*arguments: str) -> str:
 
 
 @contextmanager
-def running(command: str, port: int) -> Iterator[None]:
+def running(command: str, port: int) -> Iterator[int]:
+    """The server, for as long as it is measured; its process id."""
     process = subprocess.Popen(command.split(), cwd=PROJECT)
     try:
         while b" 200 " not in ask_health(port):
             time.sleep(0.1)
-        yield
+        yield process.pid
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()
@@ -131,8 +141,7 @@ def ask_health(port: int) -> bytes:
     return b""
 
 
-def measure(load: Load, port: int, key: str, seconds: float) -> float:
-    """Events accepted per second."""
+def measure(load: Load, server: int, port: int, key: str, seconds: float) -> Rate:
     request = make_request(load, key)
     accepted = [0] * load.connections
     end = time.monotonic() + seconds
@@ -147,12 +156,25 @@ def measure(load: Load, port: int, key: str, seconds: float) -> float:
     threads = [
         threading.Thread(target=post, args=[index]) for index in range(load.connections)
     ]
-    started = time.monotonic()
+    started, busy = time.monotonic(), processor_seconds(server)
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return sum(accepted) / (time.monotonic() - started)
+    return Rate(
+        wall=sum(accepted) / (time.monotonic() - started),
+        processor=sum(accepted) / (processor_seconds(server) - busy),
+    )
+
+
+def processor_seconds(pid: int) -> float:
+    """What a process and its children have used."""
+    process = Path(f"/proc/{pid}")
+    fields = (process / "stat").read_text().rpartition(")")[2].split()
+    ticks = int(fields[11]) + int(fields[12])
+    children = (process / "task" / str(pid) / "children").read_text().split()
+    own = ticks / os.sysconf("SC_CLK_TCK")
+    return own + sum(processor_seconds(int(child)) for child in children)
 
 
 def make_request(load: Load, key: str) -> bytes:
@@ -195,16 +217,19 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def report(servers: list[str], rates: dict[tuple[str, str], list[float]]) -> None:
+def report(servers: list[str], rates: dict[tuple[str, str], list[Rate]]) -> None:
     for load in LOADS:
-        print(f"\n{load.name}, events per second")
-        first = rates[servers[0], load.name]
+        print(f"\n{load.name:30} {'events/s':>18} {'events/processor s':>24}")
         for name in servers:
-            found = rates[name, load.name]
-            ratio = statistics.median(
-                rate / base for rate, base in zip(found, first, strict=True)
-            )
-            print(f"  {name:30} {statistics.median(found):>10,.0f}  x {ratio:.2f}")
+            found, first = rates[name, load.name], rates[servers[0], load.name]
+            wall = column([r.wall for r in found], [r.wall for r in first])
+            busy = column([r.processor for r in found], [r.processor for r in first])
+            print(f"  {name:28} {wall} {busy:>24}")
+
+
+def column(found: list[float], first: list[float]) -> str:
+    ratios = [rate / base for rate, base in zip(found, first, strict=True)]
+    return f"{statistics.median(found):>10,.0f}  x {statistics.median(ratios):.2f}"
 
 
 if __name__ == "__main__":

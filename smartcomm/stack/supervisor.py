@@ -143,7 +143,8 @@ def program_environment(variables: Mapping[str, str]) -> dict[str, str]:
     return {
         # Warnings speak to developers, who see them as errors in the tests.
         "PYTHONWARNINGS": "ignore",
-        **os.environ,
+        # Empty is as good as unset, for every setting.
+        **{name: value for name, value in os.environ.items() if value},
         **variables,
         "DJANGO_SETTINGS_MODULE": "smartcomm.settings",
         "PATH": path,
