@@ -5,9 +5,9 @@
 Starts each server in turn on the same new installation, and posts to /api/v1/events:
 batches of 1,000 events on 4 connections, and single events on 1, 8 and 32. Prints the
 medians of the rounds: events a second, and events for a second of the server's
-processor time, which stays the same when the machine is busy with other things; and each
-server's ratio to the first. Servers that are not installed are left out; `pip install
-gunicorn` brings the rival.
+processor time, which stays the same when the machine is busy with other things; and
+each server's ratio to the first. Servers that are not installed are left out; `pip
+install gunicorn` brings the rival.
 """
 
 from __future__ import annotations
