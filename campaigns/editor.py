@@ -24,7 +24,6 @@ from django.utils.http import urlencode
 
 from campaigns import drawing, editing, graph, panels
 from campaigns.actions import ACTIONS
-from campaigns.actions.send import Send
 from campaigns.forms import (
     EVENT_INPUT,
     KINDS,
@@ -38,7 +37,6 @@ from campaigns.forms import (
 )
 from campaigns.models import Campaign, Version
 from campaigns.picture import ways_out
-from campaigns.preview import preview
 from customers.models import Attribute
 from events.models import EventField, EventType
 from messaging.models import Template
@@ -641,8 +639,6 @@ def panel_view(desk: Desk, what: str) -> HttpResponse:
             return HttpResponse(open_panel(desk, what).html)
         except UserError as error:
             return _nothing(desk, error)
-    if what == "preview":
-        return _preview(desk)
     if not desk.may_edit:
         raise PermissionDenied
     panel = open_panel(desk, what, data=request.POST)
@@ -672,22 +668,6 @@ def panel_view(desk: Desk, what: str) -> HttpResponse:
     return _workspace(desk, None)
 
 
-def _preview(desk: Desk) -> HttpResponse:
-    """The text in the form, as a real customer would get it. Writes nothing."""
-    action = ACTIONS.get(desk.request.GET.get("action", ""))
-    if not isinstance(action, Send):
-        raise Http404
-    data = desk.request.POST
-    found = preview(
-        action.channel,
-        {name: data.get(name, "") for name in action.texts},
-        trigger=desk.definition["trigger"],
-        external_id=data.get("preview-customer", "").strip(),
-    )
-    html = render_to_string("campaigns/panels/_previewed.html", {"preview": found})
-    return HttpResponse(html)
-
-
 def _workspace(desk: Desk, panel: Panel | None, *, status: int = 200) -> HttpResponse:
     """The picture and the panel anew."""
     desk.panel = panel
@@ -701,8 +681,11 @@ def _workspace(desk: Desk, panel: Panel | None, *, status: int = 200) -> HttpRes
 
 
 def _workspace_html(desk: Desk) -> str:
-    return render_to_string(
-        "campaigns/_workspace.html", {"desk": desk}, request=desk.request
+    """The workspace, and with it the head: there may be something to publish now."""
+    context = {"desk": desk, "tab": "drawing", "anew": True}
+    return "".join(
+        render_to_string(f"campaigns/{name}.html", context, request=desk.request)
+        for name in ("_workspace", "_head")
     )
 
 

@@ -340,10 +340,3 @@ def numbers_of(campaign_ids: Iterable[int]) -> dict[int, Numbers]:
         .order_by()
     )
     return {pk: Numbers(entered.get(pk, 0), sent.get(pk, 0)) for pk in ids}
-
-
-def campaign_names(campaign_ids: Iterable[int]) -> dict[int, str]:
-    """Names for lists that only hold numbers, such as the journal of messages."""
-    return dict(
-        Campaign.objects.filter(pk__in=list(campaign_ids)).values_list("pk", "name")
-    )

@@ -21,6 +21,8 @@ from campaigns.engine import advance_runs, settle_runs
 from campaigns.models import Broadcast, Campaign, Run, Version
 from campaigns.pages import equations, stops
 from campaigns.report import report
+from messaging import askers
+from messaging.askers import Asker
 from messaging.models import Hold, Message
 from messaging.send import send_messages
 from tests import make
@@ -368,7 +370,7 @@ def test_one_customers_way_is_told_step_by_step(staff):
     ]
     assert "Filter customers" in shown
     message = Message.objects.get()
-    assert f"SMS {message.pk}" in shown
+    assert reverse("admin:messaging_message_change", args=[message.pk]) in shown
     # Why there was no message.
     assert message.get_reason_display().lower() in shown
 
@@ -536,7 +538,12 @@ def test_an_old_version_can_be_drawn_again_and_a_draft_discarded(staff):
     )
 
 
-def test_names_for_lists_that_hold_only_numbers():
-    campaign = make.draft(name="Thanks")
+def test_the_pages_of_messages_know_what_campaigns_are_called():
+    thanks, drawn = make.campaign(name="Thanks"), make.draft(name="Only drawn")
+    page = reverse("admin:campaigns_campaign_change", args=[thanks.pk])
+    asker = Asker(name="Thanks", url=page)
 
-    assert panels.campaign_names([campaign.pk, 0]) == {campaign.pk: "Thanks"}
+    assert askers.named([thanks.pk, 0, None]) == {thanks.pk: asker}
+    assert askers.named([drawn.pk])[drawn.pk].name == "Only drawn"
+    # Those that can have asked for messages are offered.
+    assert askers.recent(5) == {thanks.pk: asker}

@@ -608,6 +608,8 @@ def test_editing_a_published_campaign_makes_a_draft_and_leaves_it_at_work(market
     )
 
     assert "This draft differs from what is published." in answer.content.decode()
+    # What can be done with it now is told at once.
+    assert "Publish…" in answer.content.decode()
     published = campaign.versions.get(status=Version.Status.PUBLISHED)
     assert drawing.as_json(published)["steps"][0]["config"]["text"] == "Old"
     draft = campaign.versions.get(status=Version.Status.DRAFT)
@@ -765,92 +767,18 @@ def test_the_page_costs_the_same_for_a_large_drawing(marketer):
 # preview
 
 
-def previewed(
-    client: Client, campaign: Campaign, action: str = "send_sms", **data: str
-) -> str:
-    answer = client.post(
-        panel_url(campaign, "preview"), data, query_params={"action": action}
-    )
-    assert answer.status_code == 200
-    return answer.content.decode()
+def test_a_text_is_shown_as_a_real_customer_with_a_real_event_would_get_it(client):
+    client.force_login(User.objects.create_superuser("root"))
+    make.event(make.customer(first_name="Bert"), "Order paid", name="Hat")
+    campaign = make.draft(make.sms("Hello"), on="Order paid")
 
-
-def test_a_text_is_shown_as_a_real_customer_with_a_real_event_would_get_it(marketer):
-    anna = make.customer("A-1", first_name="Anna")
-    bert = make.customer("B-1", first_name="Bert")
-    make.event(anna, "Order paid", name="Bag")
-    make.event(bert, "Order paid", name="Hat")
-    make.event(bert, "Call received", name="No")
-    campaign = make.draft(on="Order paid")
+    panel = client.get(panel_url(campaign, "step"), {"step": "sms"}).content.decode()
+    sent = Fields(panel).sent
     text = "{{ client.firstName }}: {{ client.eventContext.name }}"
+    shown = client.post(reverse("admin:messaging_preview"), {**sent, "text": text})
 
-    newest = previewed(marketer, campaign, text=text)
-    chosen = previewed(marketer, campaign, text=text, **{"preview-customer": "A-1"})
-
-    assert "Bert: Hat" in newest
-    assert "For Bert (B-1), and “Order paid” of" in newest
-    assert "Anna: Bag" in chosen
+    assert reverse("admin:messaging_preview") in panel
+    assert (sent["channel"], sent["event_name"]) == ("sms", "Order paid")
+    assert "Bert: Hat" in shown.content.decode()
     # Looking writes nothing.
     assert drawn(campaign)["steps"][0]["config"]["text"] == "Hello"
-
-
-def test_a_preview_tells_what_is_missing_here_and_how_often(marketer):
-    anna = make.customer()
-    make.event(anna, "Order paid", name="Bag")
-    make.event(anna, "Order paid")
-    campaign = make.draft(on="Order paid")
-
-    shown = previewed(marketer, campaign, text="{{ client.eventContext.name }}")
-
-    assert "Missing here: client.eventContext.name." in shown
-    assert "is missing in 50" in shown
-
-
-def test_a_system_event_is_previewed_for_somebody(marketer):
-    make.customer("A-1", first_name="Anna")
-    make.system_event("Product in stock", name="Bag")
-    campaign = make.draft(on="Product in stock", system=True)
-
-    shown = previewed(
-        marketer,
-        campaign,
-        "send_email",
-        subject="{{ client.eventContext.name }} is back",
-        html="<p>Dear {{ client.firstName }}</p><script>alert(1)</script>",
-    )
-
-    assert "Bag is back" in shown
-    # What the e-mail says is kept apart from the page, and runs nothing.
-    assert 'sandbox=""' in shown
-    assert "<script>" not in shown
-    assert "Dear Anna" in shown
-
-
-@pytest.mark.parametrize(
-    ("text", "who", "told"),
-    [
-        ("{{ client.firstNam", "", "cp-wrong"),
-        ("Hello", "nobody", "There is no customer “nobody”."),
-        ("Hello", "", "There is no customer yet to show it for."),
-    ],
-)
-def test_what_cannot_be_previewed_is_told(marketer, text, who, told):
-    if not who and "{{" in text:
-        make.customer()
-    campaign = make.draft(on="Order paid")
-
-    assert told in previewed(marketer, campaign, text=text, **{"preview-customer": who})
-
-
-def test_an_event_that_is_rare_is_found_without_reading_the_whole_table(
-    marketer, monkeypatch
-):
-    monkeypatch.setattr("campaigns.preview.WINDOW", 1)
-    make.event(make.customer(first_name="Anna"), "Order paid")
-    for _ in range(3):
-        make.event(make.customer(), "Call received")
-    campaign = make.draft(on="Order paid")
-
-    assert "Dear Anna" in previewed(
-        marketer, campaign, text="Dear {{ client.firstName }}"
-    )

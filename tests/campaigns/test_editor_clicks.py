@@ -56,7 +56,7 @@ def test_a_campaign_is_drawn_from_nothing(staff):
     panel.get_by_role("button", name="product", exact=True).click()
     text = panel.get_by_label("Text")
     expect(text).to_have_value("Here again: {{ client.eventContext.product }}")
-    expect(panel.locator(".cp-phone")).to_have_text("Here again: Grapes")
+    expect(panel.locator(".sm-bubble")).to_have_text("Here again: Grapes")
     panel.get_by_role("button", name="Add this step").click()
 
     expect(staff.get_by_text("Step “sms” is added.")).to_be_visible()
@@ -87,7 +87,7 @@ def test_a_campaign_is_drawn_from_nothing(staff):
 
 
 def test_what_is_not_saved_is_not_left_without_a_question(staff):
-    campaign = make.draft(make.sms("Hello"))
+    campaign = make.campaign(make.sms("Hello"))
     asked: list[str] = []
 
     def stay(dialog: Dialog) -> None:
@@ -110,6 +110,7 @@ def test_what_is_not_saved_is_not_left_without_a_question(staff):
     # Saved, nothing is asked any more.
     staff.get_by_role("button", name="Save").click()
     expect(staff.get_by_text("Step “sms” is saved.")).to_be_visible()
+    expect(staff.get_by_role("link", name="Publish…")).to_be_visible()
     staff.get_by_role("link", name="Event occurred").click()
     expect(staff.get_by_label("Event", exact=True)).to_have_value("Order paid")
     assert len(asked) == 2
