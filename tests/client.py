@@ -42,7 +42,7 @@ class Api:
             method, address, data, content_type=type, headers=headers
         )
 
-    def get(self, path: str, **headers: str) -> Any:
+    def get(self, path: str, **headers: Any) -> Any:
         return self.call("GET", path, **headers)
 
     def post(self, path: str, body: Any = None, **more: Any) -> Any:

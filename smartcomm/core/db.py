@@ -31,7 +31,7 @@ class CustomerOwned(models.Model):
         *more: Any,
     ) -> Any:
         values = [value for value in values if value[0].attname != "customer_id"]
-        return super()._do_update(  # type: ignore[misc]
+        return super()._do_update(
             base_qs, using, pk_val, values, update_fields, forced_update, *more
         )
 
@@ -51,7 +51,8 @@ def fetch_all(
     """Run one statement and return its rows."""
     with connection.cursor() as cursor:
         cursor.execute(sql, params)
-        return cursor.fetchall()
+        rows: list[tuple[Any, ...]] = cursor.fetchall()
+        return rows
 
 
 def execute(sql: str, params: Sequence[Any] | dict[str, Any] = ()) -> int:

@@ -1,6 +1,7 @@
 """Logs as one JSON line an entry, so that operations can search them by field."""
 
 import logging.config
+from typing import Any
 
 import structlog
 
@@ -10,7 +11,7 @@ def configure_logging(*, level: str, plain: bool) -> None:
 
     `plain` writes for the eye instead of for a machine.
     """
-    shared = [
+    shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,

@@ -19,7 +19,7 @@ WAYS = {
 
 @st.composite
 def drawings(draw: Any, *, sound: bool = True) -> dict[str, Any]:
-    """Any steps whose ways lead onwards; unsound: anywhere, also back and to nothing."""
+    """Steps whose ways lead onwards; unsound: anywhere, also back and to nothing."""
     keys = [f"s{number}" for number in range(draw(st.integers(0, 14)))]
     steps = []
     for number, key in enumerate(keys):
@@ -66,8 +66,10 @@ def test_no_two_boxes_overlap_and_all_lie_in_the_picture(definition, measures):
             or other.y + other.height <= one.y
         ), (one, other)
     for box in picture.boxes:
-        assert 0 <= box.x and box.x + box.width <= picture.width
-        assert 0 <= box.y and box.y + box.height <= picture.height
+        assert box.x >= 0
+        assert box.x + box.width <= picture.width
+        assert box.y >= 0
+        assert box.y + box.height <= picture.height
 
 
 @given(drawings(sound=False))

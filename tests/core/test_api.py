@@ -6,6 +6,7 @@ import io
 import logging
 import socket
 import time
+from typing import Any
 
 import msgspec
 import pytest
@@ -117,16 +118,17 @@ def test_a_body_without_a_told_length_is_not_read_beyond_the_limit(api):
 
 
 def post_in_chunks(api: Api, body: bytes):
+    environ: dict[str, Any] = {
+        "CONTENT_LENGTH": "",
+        "wsgi.input": io.BytesIO(body),
+        "wsgi.input_terminated": True,
+    }
     return api.client.generic(
         "POST",
         "/api/v1/events",
         content_type="application/json",
         headers={"Authorization": f"Bearer {api.key}"},
-        **{
-            "CONTENT_LENGTH": "",
-            "wsgi.input": io.BytesIO(body),
-            "wsgi.input_terminated": True,
-        },
+        **environ,
     )
 
 

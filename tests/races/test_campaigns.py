@@ -1,4 +1,4 @@
-"""Several dispatchers, engines and walkers at once: every run once, every message once."""
+"""Dispatchers, engines and walkers at once: every run once, every message once."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def test_once_is_once_for_two_events_dispatched_at_once():
 
 
 def test_without_the_entry_s_row_the_race_would_be_lost(monkeypatch):
-    # If this fails, the test above tests nothing: letting everyone in, and only looking
-    # before whether they are in, starts more than one run.
+    # If this fails, the test above tests nothing: only looking whether somebody is in,
+    # before letting them in, starts more than one run.
     make.campaign(on="Order paid", entry={"rule": "once"})
     anna = make.customer()
     for _ in range(8):
@@ -73,7 +73,8 @@ def test_without_the_entry_s_row_the_race_would_be_lost(monkeypatch):
 
     look_first = Sql(
         "SELECT candidate.* FROM candidate WHERE NOT EXISTS ("
-        "SELECT FROM campaigns_run AS run WHERE run.customer_id = candidate.customer_id)"
+        "SELECT FROM campaigns_run AS run "
+        " WHERE run.customer_id = candidate.customer_id)"
         " AND pg_sleep(0.2) IS NOT NULL"
     )
     monkeypatch.setattr(dispatch, "entering", lambda *_, **__: (Sql(""), look_first))

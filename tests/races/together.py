@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def at_once(count: int, work: Callable[[int], T]) -> list[T]:
-    """What `work(0)` … `work(count - 1)` return, started together. Raises what they raise."""
+    """What `work(0)` … `work(count - 1)` return, or raise, started together."""
     start = threading.Barrier(count)
     results: dict[int, T] = {}
     errors: list[BaseException] = []

@@ -207,12 +207,14 @@ class World:
             return False
 
         def first(end: Any) -> datetime:
-            return end if isinstance(end, datetime) else self.moment(end)
+            if isinstance(end, datetime):
+                return end
+            return datetime.combine(end, time.min, tzinfo=ZoneInfo(self.zone))
 
         def upto(end: Any) -> bool:
             if isinstance(end, datetime):
                 return moment <= end
-            return moment < self.moment(end + timedelta(days=1))
+            return moment < first(end + timedelta(days=1))
 
         match op:
             case "before" | "<":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -162,7 +163,7 @@ def people(count: int) -> dict[int, Person]:
     found: dict[int, Person] = {}
     items = []
     for i in range(count):
-        held = {
+        held: dict[str, Any] = {
             code: dice.choice(VALUES[:-3]) for code in ATTRIBUTES if dice.random() < 0.7
         }
         columns = {
@@ -180,7 +181,7 @@ def people(count: int) -> dict[int, Person]:
         )
         found[customer.pk] = Person(columns, held)
         for _ in range(dice.randrange(7)):
-            context = {}
+            context: dict[str, Any] = {}
             for field in FIELDS:
                 if dice.random() < 0.6 and "." not in field:
                     context[field] = dice.choice(VALUES)

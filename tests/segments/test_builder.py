@@ -60,11 +60,11 @@ def sent(form: forms.Form, **changes: str | list[str] | None) -> QueryDict:
     data = QueryDict(mutable=True)
     for name, texts in sent_by(form.as_p()).items():
         data.setlist(name, texts)
-    for name, texts in changes.items():
-        if texts is None:
+    for name, change in changes.items():
+        if change is None:
             data.pop(name, None)
         else:
-            data.setlist(name, texts if isinstance(texts, list) else [texts])
+            data.setlist(name, change if isinstance(change, list) else [change])
     return data
 
 
