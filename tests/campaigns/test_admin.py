@@ -138,7 +138,7 @@ def test_only_what_never_started_anything_can_be_deleted(staff):
 
 
 def stamp_of(html: str) -> str:
-    return re.search(r'name="stamp" value="(\w+)"', html).group(1)
+    return re.search(r'name="stamp" value="(\w+)"', html).group(1)  # type: ignore[union-attr]
 
 
 def test_publishing_says_first_what_it_will_do_then_does_it(staff):

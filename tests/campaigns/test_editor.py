@@ -63,7 +63,7 @@ def leads(campaign: Campaign) -> dict[str, Any]:
 def stamp(client: Client, campaign: Campaign) -> str:
     """The stamp that the page of the campaign hands to its panels."""
     page = client.get(panel_url(campaign, "trigger")).content.decode()
-    return re.search(r'name="stamp" value="(\w+)"', page).group(1)
+    return re.search(r'name="stamp" value="(\w+)"', page).group(1)  # type: ignore[union-attr]
 
 
 def send(
