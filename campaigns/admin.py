@@ -18,9 +18,11 @@ from unfold.decorators import display
 from unfold.views import ChangeList
 
 from campaigns import drawing, pages, panels
-from campaigns.editor import Desk, drawing_page, events_by_kind, panel_view
+from campaigns.desk import Desk
+from campaigns.editor import drawing_page, panel_view
 from campaigns.forms import NameForm, TriggerForm, media
 from campaigns.models import Broadcast, Campaign, Run, Version
+from campaigns.side_panel import events_by_kind
 from smartcomm.core.admin import JournalAdmin, ModelAdmin
 from smartcomm.core.errors import UserError
 from smartcomm.core.look import badge, link, to_the_minute
@@ -46,7 +48,7 @@ class CampaignList(ChangeList):
 
 @admin.register(Campaign)
 class CampaignAdmin(ModelAdmin):
-    """The list; the page of one campaign is the editor (editor.py, pages.py)."""
+    """The list; the page of one campaign is the editor (editor.py, side_panel.py, pages.py)."""
 
     list_display: ClassVar = [
         "name",

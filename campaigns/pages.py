@@ -18,7 +18,7 @@ from django.urls import NoReverseMatch, reverse
 from campaigns import drawing, editing, panels, publish
 from campaigns.actions import ACTIONS
 from campaigns.actions.send import Send
-from campaigns.editor import DEEDS, Desk, page_context
+from campaigns.desk import DEEDS, Desk, page_context
 from campaigns.models import Broadcast, Campaign, Passage, Run, Step, Version
 from campaigns.report import report
 from events.models import EventField
