@@ -48,7 +48,7 @@ class CampaignList(ChangeList):
 
 @admin.register(Campaign)
 class CampaignAdmin(ModelAdmin):
-    """The list; the page of one campaign is the editor (editor.py, side_panel.py, pages.py)."""
+    """The list; the page of one campaign is the editor (see editor.py, pages.py)."""
 
     list_display: ClassVar = [
         "name",
