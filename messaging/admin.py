@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, ClassVar
 
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.core.exceptions import PermissionDenied
-from django.db.models import QuerySet
+from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
@@ -54,6 +55,10 @@ TONES = {
     Message.Status.SUPPRESSED: "warn",
     Message.Status.UNKNOWN: "warn",
 }
+
+
+def _unbroken(html: SafeString) -> SafeString:
+    return format_html('<span class="sc-nowrap">{}</span>', html)
 
 
 def channel_badge(channel: str) -> SafeString:
@@ -140,7 +145,7 @@ class MessageAdmin(JournalAdmin):
         if not message.customer_id:
             return quiet("–")
         url = reverse("admin:customers_customer_change", args=[message.customer_id])
-        return link(url, message.customer)
+        return _unbroken(link(url, message.customer))
 
     @display(description="Message")
     def gist(self, message: Message) -> SafeString:
@@ -169,7 +174,7 @@ class MessageAdmin(JournalAdmin):
             return quiet("–")
         if message.asker is None:
             return quiet(f"Campaign {message.campaign_id}")
-        return link(message.asker.url, message.asker.name)
+        return _unbroken(link(message.asker.url, message.asker.name))
 
     def has_queue_again_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("messaging.change_message")
@@ -381,6 +386,7 @@ class TemplateForm(forms.ModelForm):
 class TemplateAdmin(ModelAdmin):
     form = TemplateForm
     change_form_template = "messaging/template_form.html"
+    compressed_fields = False
     list_display: ClassVar = ["name", "channel_", "gist", "updated"]
     list_filter: ClassVar = ["channel", "category"]
     search_fields: ClassVar = ["name"]
@@ -447,7 +453,10 @@ class TemplateAdmin(ModelAdmin):
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
     ) -> HttpResponse:
-        chosen = request.POST.get("event_name", request.GET.get("event_name", ""))
+        template = context.get("original")
+        chosen = request.POST.get("event_name")
+        if chosen is None:
+            chosen = likely_event(template) if template else ""
         context |= {
             "event_names": EventType.objects.values_list("name", flat=True),
             "chosen_event": chosen,
@@ -577,6 +586,24 @@ def _as_content(data: Any) -> Template:
     )
 
 
+def likely_event(template: Template) -> str:
+    """The name of the event that carries most of what a template asks for."""
+    codes: set[str] = set()
+    for name in render.FIELDS[template.channel]:
+        with suppress(TemplateError):
+            codes |= {
+                variable.removeprefix(contract.CONTEXT)
+                for variable in render.variables(getattr(template, name))
+                if variable.startswith(contract.CONTEXT)
+            }
+    if not codes:
+        return ""
+    fields = EventField.objects.filter(code__in=codes).order_by()
+    carried = fields.values("type__name").annotate(many=Count("pk"))
+    best = carried.order_by("-many", "type__name").first()
+    return best["type__name"] if best else ""
+
+
 def offered(event_name: str) -> list[tuple[str, list[tuple[str, str]]]]:
     """Variables to choose from: group, then name and label. Three queries."""
     groups = [
@@ -693,7 +720,7 @@ class ChannelSettingsAdmin(ModelAdmin):
     def ttl(self, row: ChannelSettings) -> str:
         return f"{row.ttl_hours} hours" if row.ttl_hours != 1 else "1 hour"
 
-    @display(description="Way out")
+    @display(description="Provider")
     def provider(self, row: ChannelSettings) -> str:
         name = channels.provider_class(row.channel).name
         if name == "outbox":

@@ -1,0 +1,45 @@
+"""The wake-ups."""
+
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from messaging import send, tasks
+from messaging.models import Message
+from messaging.queue import SEND_TASK
+from smartcomm.core import doorbell
+from tests import make
+
+pytestmark = pytest.mark.django_db
+
+
+def test_a_wake_up_sends_everything_that_is_due(provider, monkeypatch):
+    monkeypatch.setattr(send.send_messages, "__kwdefaults__", {"limit": 2, "now": None})
+    anna = make.reachable()
+    for _ in range(5):
+        make.message(anna)
+    tasks.send_messages()
+    assert len(provider.taken) == 5
+
+
+def test_a_long_queue_is_left_to_the_next_wake_up(provider, monkeypatch):
+    rung = []
+    monkeypatch.setattr(doorbell, "ring", rung.append)
+    monkeypatch.setattr(tasks, "SECONDS_AT_MOST", -1)
+    anna = make.reachable()
+    for _ in range(3):
+        make.message(anna)
+    monkeypatch.setattr(send.send_messages, "__kwdefaults__", {"limit": 2, "now": None})
+    tasks.send_messages()
+    assert len(provider.taken) == 2
+    assert rung == [SEND_TASK]
+
+
+def test_the_clock_closes_what_dead_workers_left():
+    message = make.message(make.reachable())
+    long_ago = timezone.now() - timedelta(hours=1)
+    Message.objects.update(status="sending", sending_since=long_ago)
+    tasks.close_interrupted()
+    message.refresh_from_db()
+    assert message.status == "unknown"
