@@ -79,7 +79,12 @@ def _take(now: datetime) -> Segment | None:
         | Q(status=Segment.Status.NEW, tried_at__lt=F("updated_at"))
     )
     for segment in due.order_by(F("tried_at").asc(nulls_first=True), "pk"):
-        taken = Segment.objects.filter(pk=segment.pk, tried_at=segment.tried_at)
-        if taken.update(tried_at=now):
+        if _claim(segment, now):
             return segment
     return None
+
+
+def _claim(segment: Segment, now: datetime) -> bool:
+    """Only the first of those who saw the segment as it was gets it."""
+    seen = Segment.objects.filter(pk=segment.pk, tried_at=segment.tried_at)
+    return bool(seen.update(tried_at=now))

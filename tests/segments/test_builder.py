@@ -581,3 +581,12 @@ def test_without_an_input_for_it_the_event_stays_the_one_that_was_set():
 
     html = str(FilterForm(data)["rule"])
     assert html.count("of=field&amp;event=Product+viewed") == 2
+
+
+def test_before_anything_is_asked_the_preview_neither_counts_nor_complains():
+    make.customer()
+
+    shown = live(sent(SegmentForm()))
+
+    assert shown["is_empty"]
+    assert not {"found", "problems"} & shown.keys()

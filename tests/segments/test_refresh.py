@@ -116,6 +116,13 @@ def test_two_workers_share_the_segments_that_are_due():
     assert refresh._take(NOW) is None
 
 
+def test_of_two_workers_who_saw_the_same_segment_due_one_gets_it():
+    Segment.objects.create(name="One", rule=PARIS)
+    seen = [Segment.objects.get(), Segment.objects.get()]
+
+    assert [refresh._claim(segment, NOW) for segment in seen] == [True, False]
+
+
 def test_a_rule_that_is_too_dear_says_so(monkeypatch):
     segment = Segment.objects.create(name="Dear", rule=PARIS)
 
