@@ -282,6 +282,8 @@ class Run(CustomerOwned):
             ),
             # For reports.
             models.Index(fields=["version", "step", "status"], name="run_report"),
+            # For the runs of a campaign, newest first.
+            models.Index(fields=["campaign", "-id"], name="run_campaign"),
         ]
 
     def __str__(self) -> str:

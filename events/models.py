@@ -271,4 +271,4 @@ class RejectedEvent(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.code} ({self.received_at:%Y-%m-%d %H:%M})"
+        return f"{self.get_kind_display()} {self.pk}"

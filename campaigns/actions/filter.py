@@ -36,7 +36,7 @@ CONTEXTS_AT_ONCE = 50
 
 
 class FilterForm(forms.Form):
-    rule = RuleField(label="Customers who go the positive way", allow_event_values=True)
+    rule = RuleField(label="Who goes on by “Yes”", allow_event_values=True)
 
 
 class FilterCustomers(Action):
