@@ -81,7 +81,11 @@
         if (asked.has(name) && asked.get(name) !== text) typed.push([name, text]);
       }
     }
-    const active = now.contains(document.activeElement) ? document.activeElement.id : "";
+    const focused = now.contains(document.activeElement) ? document.activeElement : null;
+    const active = focused ? focused.id : "";
+    const selected = focused && focused.type === "text"
+      ? [focused.selectionStart, focused.selectionEnd]
+      : null;
     const isPicking = open && open.input.id === active;
     if (open && now.contains(open.input)) open.close();
     const box = document.createElement("template");
@@ -95,13 +99,13 @@
       const input = fresh.querySelector(`[name="${CSS.escape(name)}"]`);
       if (input && input.type !== "checkbox" && input.type !== "hidden") input.value = text;
     }
-    look(fresh, active, isPicking);
+    look(fresh, active, selected, isPicking);
     ready(fresh);
     refresh(prefix, 0);
     fresh.dispatchEvent(new CustomEvent("builder:changed", { bubbles: true }));
   }
 
-  function look(builder, active, isPicking) {
+  function look(builder, active, selected, isPicking) {
     if (builder.dataset.focus !== undefined) {
       const path = builder.dataset.focus;
       const node = path
@@ -122,6 +126,7 @@
         isSettling = true;
         input.focus({ preventScroll: true });
         isSettling = false;
+        if (selected && input.type === "text") input.setSelectionRange(...selected);
         if (isPicking && isPicker(input)) new Picker(input);
       }
     }
