@@ -17,6 +17,7 @@ from messaging import render
 from messaging.eligibility import ADDRESS
 from messaging.models import ChannelSettings, Content, Hold, Message, Text
 from messaging.render import Written
+from messaging.rows import as_json
 from smartcomm.core.db import fetch_all
 from smartcomm.core.doorbell import ring
 from smartcomm.core.errors import Invalid, Several
@@ -59,14 +60,15 @@ QUEUE = """
          event_id, system_event_id, expires_at, due_at, created_at, status, is_test,
          reason, detail, attempts, is_settled, address, subject, body, html, link,
          image, provider, provider_id)
-    SELECT asked.*, %(now)s, %(now)s, 'queued', false,
+    SELECT asked.*,
+           %(now)s + make_interval(secs => (%(lives)s::json ->> channel)::numeric),
+           %(now)s, %(now)s, 'queued', false,
            '', '', 0, false, '', '', '', '', '', '', '', ''
-      FROM unnest(
-        %(customer_id)s::bigint[], %(run_id)s::bigint[], %(campaign_id)s::bigint[],
-        %(version_id)s::bigint[], %(step)s::text[], %(content_id)s::bigint[],
-        %(channel)s::text[], %(event_id)s::bigint[], %(system_event_id)s::bigint[],
-        %(expires_at)s::timestamptz[]
-      ) AS asked
+      FROM json_to_recordset(%(requests)s::json) AS asked (
+        customer_id bigint, run_id bigint, campaign_id bigint, version_id bigint,
+        step text, content_id bigint, channel text, event_id bigint,
+        system_event_id bigint
+      )
     ON CONFLICT (customer_id, run_id, step) DO NOTHING
     RETURNING id
 """
@@ -81,12 +83,10 @@ def queue_messages(requests: Sequence[Request], *, now: datetime) -> int:
     if not requests:
         return 0
     lives = times_to_live()
-    columns = {
-        name: [getattr(request, name) for request in requests]
-        for name in Request.__slots__
-    }
-    expires_at = [now + lives[request.channel] for request in requests]
-    new = fetch_all(QUEUE, {**columns, "expires_at": expires_at, "now": now})
+    seconds = {channel: life.total_seconds() for channel, life in lives.items()}
+    new = fetch_all(
+        QUEUE, {"requests": as_json(requests), "lives": as_json(seconds), "now": now}
+    )
     if new:
         ring(SEND_TASK)
     return len(new)

@@ -43,6 +43,7 @@ from messaging.models import Delivery, Message, Missing
 from messaging.recipients import Claimed, Recipients
 from messaging.render import Rendered, facts, render_facts
 from messaging.retry import next_attempt
+from messaging.rows import as_json
 from messaging.signals import messages_settled
 from smartcomm.core.db import batches, execute, fetch_all
 
@@ -254,8 +255,8 @@ CLOSE = """
     UPDATE messaging_message AS message
        SET status = ended.status, reason = ended.reason, detail = ended.detail,
            address = ended.address, lease = NULL, leased_until = NULL
-      FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::text[], %s::text[])
-        AS ended (id, status, reason, detail, address)
+      FROM json_to_recordset(%s::json)
+        AS ended (id bigint, status text, reason text, detail text, address text)
      WHERE message.id = ended.id AND message.lease = %s
     RETURNING message.run_id
 """
@@ -268,11 +269,18 @@ def _close(ended: list[Ended], lease: uuid.UUID) -> bool:
     closed = fetch_all(
         CLOSE,
         [
-            [one.row.id for one in ended],
-            [str(one.status) for one in ended],
-            [str(one.reason) for one in ended],
-            [_storable(one.detail) for one in ended],
-            [one.address for one in ended],
+            as_json(
+                [
+                    {
+                        "id": one.row.id,
+                        "status": one.status,
+                        "reason": one.reason,
+                        "detail": _storable(one.detail),
+                        "address": one.address,
+                    }
+                    for one in ended
+                ]
+            ),
             lease,
         ],
     )
@@ -346,11 +354,10 @@ START = """
                provider = %(provider)s, address = letter.address,
                subject = letter.subject, body = letter.body, html = letter.html,
                link = letter.link, image = letter.image
-          FROM unnest(
-                   %(ids)s::bigint[], %(addresses)s::text[], %(subjects)s::text[],
-                   %(bodies)s::text[], %(htmls)s::text[], %(links)s::text[],
-                   %(images)s::text[]
-               ) AS letter (id, address, subject, body, html, link, image)
+          FROM json_to_recordset(%(letters)s::json) AS letter (
+                   id bigint, address text, subject text, body text, html text,
+                   link text, image text
+               )
          WHERE message.id = letter.id
            AND message.lease = %(lease)s
            AND NOT EXISTS (
@@ -377,13 +384,20 @@ def _start(
             "now": now,
             "lease": lease,
             "provider": provider,
-            "ids": [letter.row.id for letter in group],
-            "addresses": [letter.address for letter in group],
-            "subjects": [_storable(letter.rendered.subject) for letter in group],
-            "bodies": [_storable(letter.rendered.body) for letter in group],
-            "htmls": [_storable(letter.rendered.html) for letter in group],
-            "links": [_storable(letter.rendered.link) for letter in group],
-            "images": [_storable(letter.rendered.image) for letter in group],
+            "letters": as_json(
+                [
+                    {
+                        "id": letter.row.id,
+                        "address": letter.address,
+                        "subject": _storable(letter.rendered.subject),
+                        "body": _storable(letter.rendered.body),
+                        "html": _storable(letter.rendered.html),
+                        "link": _storable(letter.rendered.link),
+                        "image": _storable(letter.rendered.image),
+                    }
+                    for letter in group
+                ]
+            ),
         },
     )
     return [Started(*row) for row in rows]
@@ -444,7 +458,7 @@ def _record_of(
         delivery_id=started.delivery_id,
         status=status,
         outcome=delivery,
-        provider_id=outcome.provider_id,
+        provider_id=_storable(outcome.provider_id)[:255],
         detail=_storable(outcome.error),
         due_at=due_at,
     )
@@ -457,15 +471,13 @@ def _record_of(
 RECORD = """
     WITH record AS (
         SELECT *
-          FROM unnest(%(messages)s::bigint[], %(deliveries)s::bigint[],
-                      %(statuses)s::text[], %(outcomes)s::text[],
-                      %(provider_ids)s::text[], %(details)s::text[],
-                      %(due_at)s::timestamptz[])
-            AS record (message_id, delivery_id, status, outcome, provider_id, detail,
-                       due_at)
+          FROM json_to_recordset(%(records)s::json) AS record (
+                   message_id bigint, delivery_id bigint, status text, outcome text,
+                   provider_id text, detail text, due_at timestamptz
+               )
     ), held AS MATERIALIZED (
         SELECT id FROM messaging_message
-         WHERE id = ANY(%(messages)s) ORDER BY id FOR UPDATE
+         WHERE id IN (SELECT message_id FROM record) ORDER BY id FOR UPDATE
     ), recorded AS (
         UPDATE messaging_delivery AS delivery
            SET outcome = record.outcome, provider_id = record.provider_id,
@@ -496,13 +508,7 @@ def _record(records: Sequence[Record], *, now: datetime) -> bool:
         RECORD,
         {
             "now": now,
-            "messages": [record.message_id for record in records],
-            "deliveries": [record.delivery_id for record in records],
-            "statuses": [str(record.status) for record in records],
-            "outcomes": [str(record.outcome) for record in records],
-            "provider_ids": [record.provider_id for record in records],
-            "details": [record.detail for record in records],
-            "due_at": [record.due_at for record in records],
+            "records": as_json(records),
         },
     )
     return any(run_id is not None and status != "queued" for run_id, status in rows)

@@ -35,6 +35,8 @@ settings.MESSAGE_PROVIDERS = {"sms": os.environ["TEST_PROVIDER"]}
 django.setup()
 from messaging.send import send_messages
 
+print("ready", flush=True)
+input()
 while send_messages(limit=100):
     pass
 """
@@ -49,7 +51,7 @@ def sent_to(tmp_path) -> Path:
 
 def sender(sent_to: Path, *, die_after: int = 0) -> subprocess.Popen[bytes]:
     """A sender in a process of its own, whose provider writes to a file."""
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-c", SENDER],
         env={
             **os.environ,
@@ -60,7 +62,23 @@ def sender(sent_to: Path, *, die_after: int = 0) -> subprocess.Popen[bytes]:
             "DIE_AFTER": str(die_after),
         },
         cwd=Path(__file__).parents[2],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    return process
+
+
+def run(*senders: subprocess.Popen[bytes]) -> list[int]:
+    """Let them go at the same moment, and wait for all of them."""
+    for process in senders:
+        assert process.stdin is not None
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+    for process in senders:
+        process.communicate(timeout=60)
+    return [process.returncode for process in senders]
 
 
 def went_out(sent_to: Path) -> list[int]:
@@ -88,8 +106,7 @@ def test_a_killed_sender_leaves_one_group_in_doubt_and_the_rest_goes_out_once(
 ):
     ids = messages(100)
     # In the second group of twenty: seven of it are handed over.
-    killed = sender(sent_to, die_after=27)
-    assert killed.wait(timeout=60) == -signal.SIGKILL
+    assert run(sender(sent_to, die_after=27)) == [-signal.SIGKILL]
     assert len(went_out(sent_to)) == 27
     assert statuses() == {"sent": 20, "sending": 20, "queued": 60}
 
@@ -116,10 +133,10 @@ def test_a_killed_sender_leaves_one_group_in_doubt_and_the_rest_goes_out_once(
 def test_senders_killed_again_and_again_double_nothing(sent_to):
     messages(300)
     for die_after in (1, 33, 59):
-        assert sender(sent_to, die_after=die_after).wait(timeout=60) == -signal.SIGKILL
+        assert run(sender(sent_to, die_after=die_after)) == [-signal.SIGKILL]
         # The leases of the dead end by and by.
         Message.objects.filter(lease__isnull=False).update(leased_until=timezone.now())
-    assert sender(sent_to).wait(timeout=60) == 0
+    assert run(sender(sent_to)) == [0]
 
     out = went_out(sent_to)
     assert len(out) == len(set(out))
@@ -129,10 +146,10 @@ def test_senders_killed_again_and_again_double_nothing(sent_to):
 
 def test_two_senders_of_which_one_is_killed(sent_to):
     messages(400)
-    doomed, healthy = sender(sent_to, die_after=50), sender(sent_to)
-    assert (doomed.wait(timeout=60), healthy.wait(timeout=60)) == (-signal.SIGKILL, 0)
+    doomed, healthy = sender(sent_to, die_after=10), sender(sent_to)
+    assert run(doomed, healthy) == [-signal.SIGKILL, 0]
     Message.objects.filter(lease__isnull=False).update(leased_until=timezone.now())
-    assert sender(sent_to).wait(timeout=60) == 0
+    assert run(sender(sent_to)) == [0]
     out = went_out(sent_to)
     assert len(out) == len(set(out)) == 380 + 10
     assert statuses() == {"sent": 380, "sending": 20}
