@@ -386,8 +386,7 @@
 
     show(offers) {
       if (open !== this) return;
-      this.active = -1;
-      this.input.removeAttribute("aria-activedescendant");
+      this.forget();
       this.list.replaceChildren(
         ...offers.map((offer, i) => {
           const item = document.createElement("li");
@@ -432,12 +431,20 @@
       const input = this.input;
       input.value = item.dataset.value;
       if (input.hasAttribute("data-chips")) {
+        this.forget();
         addChips(input, true);
         this.ask(true);
         return;
       }
       this.close();
       input.dispatchEvent(new Event("change", { bubbles: true }));
+    }
+
+    forget() {
+      const item = this.list.children[this.active];
+      if (item) item.classList.remove("scb-active");
+      this.active = -1;
+      this.input.removeAttribute("aria-activedescendant");
     }
 
     close() {
@@ -485,6 +492,8 @@
     openAt(event.target);
     clearTimeout(open.timer);
     const picker = open;
+    // What was pointed at is not meant by what is typed after it.
+    picker.forget();
     picker.timer = setTimeout(() => picker.ask(true), 120);
   });
   document.addEventListener("keydown", (event) => {

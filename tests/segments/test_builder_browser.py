@@ -111,13 +111,37 @@ def test_it_works_by_keyboard_alone(builder: Page):
     event = condition(builder, 0).get_by_role("combobox", name="Event", exact=True)
     expect(event).to_be_focused()
     builder.keyboard.type("order")
-    expect(builder.get_by_role("option", name="Order paid")).to_be_visible()
+    expect(builder.get_by_role("listbox").get_by_role("option")).to_have_text(
+        ["Order paid"]
+    )
     builder.keyboard.press("ArrowDown")
     builder.keyboard.press("Enter")
     expect(event).to_have_value("Order paid")
 
     expect(builder.locator(".scb-count")).to_contain_text("1 customer")
     assert Segment.objects.count() == 0, "Enter chooses, and does not send the form"
+
+
+def test_values_are_chosen_and_typed_one_after_the_other_without_waiting(
+    builder: Page,
+):
+    builder.locator(".scb-add").get_by_role("button", name="Attribute").click()
+    city = condition(builder, 0)
+    city.get_by_label("Attribute").select_option("City")
+    city.get_by_label("Comparison").select_option("is one of")
+    values = city.get_by_label("Values")
+    values.fill("Par")
+    expect(builder.get_by_role("listbox").get_by_role("option")).to_have_text(["Paris"])
+    builder.keyboard.press("ArrowDown")
+    builder.keyboard.press("Enter")
+    builder.keyboard.type("Berlin")
+    builder.keyboard.press("Enter")
+    builder.keyboard.type("Rome,")
+
+    expect(city.locator(".scb-chip")).to_have_text(["Paris×", "Berlin×", "Rome×"])
+    builder.keyboard.press("Backspace")
+    expect(city.locator(".scb-chip")).to_have_count(2)
+    expect(builder.locator(".scb-count")).to_contain_text("2 customers")
 
 
 def test_what_was_removed_comes_back_with_undo(builder: Page):
