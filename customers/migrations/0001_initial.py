@@ -7,100 +7,349 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='Attribute',
+            name="Attribute",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('code', models.CharField(max_length=64, unique=True)),
-                ('label', models.CharField(blank=True, max_length=150)),
-                ('type', models.CharField(choices=[('string', 'Text'), ('number', 'Number'), ('boolean', 'Yes or no'), ('date', 'Date')], default='string', max_length=16)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True,
+                        primary_key=True,
+                        serialize=False,
+                        verbose_name="ID",
+                    ),
+                ),
+                ("code", models.CharField(max_length=64, unique=True)),
+                ("label", models.CharField(blank=True, max_length=150)),
+                (
+                    "type",
+                    models.CharField(
+                        choices=[
+                            ("string", "Text"),
+                            ("number", "Number"),
+                            ("boolean", "Yes or no"),
+                            ("date", "Date"),
+                        ],
+                        default="string",
+                        max_length=16,
+                    ),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
             ],
             options={
-                'ordering': ['code'],
+                "ordering": ["code"],
             },
         ),
         migrations.CreateModel(
-            name='MailingCategory',
+            name="MailingCategory",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('code', models.SlugField(max_length=64, unique=True)),
-                ('name', models.CharField(max_length=150)),
-                ('description', models.TextField(blank=True)),
-                ('is_visible', models.BooleanField(default=True, help_text='A hidden category cannot be left by the customer.', verbose_name='shown to customers')),
-                ('is_active', models.BooleanField(default=True)),
-                ('default_email', models.BooleanField(default=True, verbose_name='subscribed to e-mail by default')),
-                ('default_sms', models.BooleanField(default=True, verbose_name='subscribed to SMS by default')),
-                ('default_push', models.BooleanField(default=True, verbose_name='subscribed to push by default')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True,
+                        primary_key=True,
+                        serialize=False,
+                        verbose_name="ID",
+                    ),
+                ),
+                ("code", models.SlugField(max_length=64, unique=True)),
+                ("name", models.CharField(max_length=150)),
+                ("description", models.TextField(blank=True)),
+                (
+                    "is_visible",
+                    models.BooleanField(
+                        default=True,
+                        help_text="A hidden category cannot be left by the customer.",
+                        verbose_name="shown to customers",
+                    ),
+                ),
+                ("is_active", models.BooleanField(default=True)),
+                (
+                    "default_email",
+                    models.BooleanField(
+                        default=True, verbose_name="subscribed to e-mail by default"
+                    ),
+                ),
+                (
+                    "default_sms",
+                    models.BooleanField(
+                        default=True, verbose_name="subscribed to SMS by default"
+                    ),
+                ),
+                (
+                    "default_push",
+                    models.BooleanField(
+                        default=True, verbose_name="subscribed to push by default"
+                    ),
+                ),
             ],
             options={
-                'verbose_name_plural': 'mailing categories',
-                'ordering': ['name'],
+                "verbose_name_plural": "mailing categories",
+                "ordering": ["name"],
             },
         ),
         migrations.CreateModel(
-            name='Customer',
+            name="Customer",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('external_id', models.CharField(max_length=128, unique=True, verbose_name='ID')),
-                ('first_name', models.CharField(blank=True, max_length=150)),
-                ('last_name', models.CharField(blank=True, max_length=150)),
-                ('email', models.CharField(blank=True, max_length=254, verbose_name='e-mail')),
-                ('email_is_valid', models.BooleanField(default=False, editable=False, verbose_name='e-mail is valid')),
-                ('phone', models.CharField(blank=True, max_length=64)),
-                ('phone_is_valid', models.BooleanField(default=False, editable=False, verbose_name='phone is valid')),
-                ('birth_date', models.DateField(blank=True, null=True)),
-                ('gender', models.CharField(blank=True, choices=[('female', 'Female'), ('male', 'Male'), ('other', 'Other')], max_length=16)),
-                ('city', models.CharField(blank=True, max_length=150)),
-                ('country', models.CharField(blank=True, help_text='Two letters, as in ISO 3166: DE, FR.', max_length=2)),
-                ('language', models.CharField(blank=True, help_text='As in BCP 47: de, en-GB.', max_length=35)),
-                ('time_zone', models.CharField(blank=True, help_text='As in the IANA list: Europe/Berlin.', max_length=64)),
-                ('registered_at', models.DateTimeField(blank=True, null=True)),
-                ('attributes', models.JSONField(blank=True, default=dict)),
-                ('is_stub', models.BooleanField(default=False, editable=False, help_text='Made from an event, before anybody told who this is.')),
-                ('created_at', models.DateTimeField(auto_now_add=True, verbose_name='known since')),
-                ('updated_at', models.DateTimeField(auto_now=True)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True,
+                        primary_key=True,
+                        serialize=False,
+                        verbose_name="ID",
+                    ),
+                ),
+                (
+                    "external_id",
+                    models.CharField(max_length=128, unique=True, verbose_name="ID"),
+                ),
+                ("first_name", models.CharField(blank=True, max_length=150)),
+                ("last_name", models.CharField(blank=True, max_length=150)),
+                (
+                    "email",
+                    models.CharField(blank=True, max_length=254, verbose_name="e-mail"),
+                ),
+                (
+                    "email_is_valid",
+                    models.BooleanField(
+                        default=False, editable=False, verbose_name="e-mail is valid"
+                    ),
+                ),
+                ("phone", models.CharField(blank=True, max_length=64)),
+                (
+                    "phone_is_valid",
+                    models.BooleanField(
+                        default=False, editable=False, verbose_name="phone is valid"
+                    ),
+                ),
+                ("birth_date", models.DateField(blank=True, null=True)),
+                (
+                    "gender",
+                    models.CharField(
+                        blank=True,
+                        choices=[
+                            ("female", "Female"),
+                            ("male", "Male"),
+                            ("other", "Other"),
+                        ],
+                        max_length=16,
+                    ),
+                ),
+                ("city", models.CharField(blank=True, max_length=150)),
+                (
+                    "country",
+                    models.CharField(
+                        blank=True,
+                        help_text="Two letters, as in ISO 3166: DE, FR.",
+                        max_length=2,
+                    ),
+                ),
+                (
+                    "language",
+                    models.CharField(
+                        blank=True, help_text="As in BCP 47: de, en-GB.", max_length=35
+                    ),
+                ),
+                (
+                    "time_zone",
+                    models.CharField(
+                        blank=True,
+                        help_text="As in the IANA list: Europe/Berlin.",
+                        max_length=64,
+                    ),
+                ),
+                ("registered_at", models.DateTimeField(blank=True, null=True)),
+                ("attributes", models.JSONField(blank=True, default=dict)),
+                (
+                    "is_stub",
+                    models.BooleanField(
+                        default=False,
+                        editable=False,
+                        help_text="Made from an event, before anybody told who this is.",
+                    ),
+                ),
+                (
+                    "created_at",
+                    models.DateTimeField(auto_now_add=True, verbose_name="known since"),
+                ),
+                ("updated_at", models.DateTimeField(auto_now=True)),
             ],
             options={
-                'indexes': [django.contrib.postgres.indexes.GinIndex(fields=['attributes'], name='customer_attributes', opclasses=['jsonb_path_ops']), models.Index(django.contrib.postgres.indexes.OpClass(django.db.models.functions.text.Upper('external_id'), name='text_pattern_ops'), name='customer_external_id_search'), models.Index(django.contrib.postgres.indexes.OpClass(django.db.models.functions.text.Upper('first_name'), name='text_pattern_ops'), name='customer_first_name_search'), models.Index(django.contrib.postgres.indexes.OpClass(django.db.models.functions.text.Upper('last_name'), name='text_pattern_ops'), name='customer_last_name_search'), models.Index(django.contrib.postgres.indexes.OpClass(django.db.models.functions.text.Upper('email'), name='text_pattern_ops'), name='customer_email_search'), models.Index(django.contrib.postgres.indexes.OpClass(django.db.models.functions.text.Upper('phone'), name='text_pattern_ops'), name='customer_phone_search'), models.Index(condition=models.Q(('email', ''), _negated=True), fields=['email'], name='customer_email'), models.Index(condition=models.Q(('phone', ''), _negated=True), fields=['phone'], name='customer_phone')],
+                "indexes": [
+                    django.contrib.postgres.indexes.GinIndex(
+                        fields=["attributes"],
+                        name="customer_attributes",
+                        opclasses=["jsonb_path_ops"],
+                    ),
+                    models.Index(
+                        django.contrib.postgres.indexes.OpClass(
+                            django.db.models.functions.text.Upper("external_id"),
+                            name="text_pattern_ops",
+                        ),
+                        name="customer_external_id_search",
+                    ),
+                    models.Index(
+                        django.contrib.postgres.indexes.OpClass(
+                            django.db.models.functions.text.Upper("first_name"),
+                            name="text_pattern_ops",
+                        ),
+                        name="customer_first_name_search",
+                    ),
+                    models.Index(
+                        django.contrib.postgres.indexes.OpClass(
+                            django.db.models.functions.text.Upper("last_name"),
+                            name="text_pattern_ops",
+                        ),
+                        name="customer_last_name_search",
+                    ),
+                    models.Index(
+                        django.contrib.postgres.indexes.OpClass(
+                            django.db.models.functions.text.Upper("email"),
+                            name="text_pattern_ops",
+                        ),
+                        name="customer_email_search",
+                    ),
+                    models.Index(
+                        django.contrib.postgres.indexes.OpClass(
+                            django.db.models.functions.text.Upper("phone"),
+                            name="text_pattern_ops",
+                        ),
+                        name="customer_phone_search",
+                    ),
+                    models.Index(
+                        condition=models.Q(("email", ""), _negated=True),
+                        fields=["email"],
+                        name="customer_email",
+                    ),
+                    models.Index(
+                        condition=models.Q(("phone", ""), _negated=True),
+                        fields=["phone"],
+                        name="customer_phone",
+                    ),
+                ],
             },
         ),
         migrations.CreateModel(
-            name='Device',
+            name="Device",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('platform', models.CharField(choices=[('android', 'Android'), ('ios', 'iOS'), ('web', 'Web')], max_length=16)),
-                ('token', models.CharField(max_length=4096)),
-                ('is_valid', models.BooleanField(default=True, help_text='Off once the push service has said that it is gone.')),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('updated_at', models.DateTimeField(auto_now=True)),
-                ('customer', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='devices', to='customers.customer')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True,
+                        primary_key=True,
+                        serialize=False,
+                        verbose_name="ID",
+                    ),
+                ),
+                (
+                    "platform",
+                    models.CharField(
+                        choices=[
+                            ("android", "Android"),
+                            ("ios", "iOS"),
+                            ("web", "Web"),
+                        ],
+                        max_length=16,
+                    ),
+                ),
+                ("token", models.CharField(max_length=4096)),
+                (
+                    "is_valid",
+                    models.BooleanField(
+                        default=True,
+                        help_text="Off once the push service has said that it is gone.",
+                    ),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("updated_at", models.DateTimeField(auto_now=True)),
+                (
+                    "customer",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="devices",
+                        to="customers.customer",
+                    ),
+                ),
             ],
             options={
-                'indexes': [models.Index(django.db.models.functions.text.MD5('token'), name='device_token')],
-                'constraints': [models.UniqueConstraint(models.F('customer'), django.db.models.functions.text.MD5('token'), name='device_once')],
+                "indexes": [
+                    models.Index(
+                        django.db.models.functions.text.MD5("token"),
+                        name="device_token",
+                    )
+                ],
+                "constraints": [
+                    models.UniqueConstraint(
+                        models.F("customer"),
+                        django.db.models.functions.text.MD5("token"),
+                        name="device_once",
+                    )
+                ],
             },
         ),
         migrations.CreateModel(
-            name='Consent',
+            name="Consent",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('channel', models.CharField(choices=[('email', 'E-mail'), ('sms', 'SMS'), ('push', 'Push')], max_length=8)),
-                ('is_granted', models.BooleanField(verbose_name='yes')),
-                ('origin', models.CharField(blank=True, help_text='Who told us: a source, or a person.', max_length=150)),
-                ('changed_at', models.DateTimeField()),
-                ('customer', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='consents', to='customers.customer')),
-                ('category', models.ForeignKey(blank=True, help_text='Empty: the channel as a whole.', null=True, on_delete=django.db.models.deletion.CASCADE, to='customers.mailingcategory')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True,
+                        primary_key=True,
+                        serialize=False,
+                        verbose_name="ID",
+                    ),
+                ),
+                (
+                    "channel",
+                    models.CharField(
+                        choices=[("email", "E-mail"), ("sms", "SMS"), ("push", "Push")],
+                        max_length=8,
+                    ),
+                ),
+                ("is_granted", models.BooleanField(verbose_name="yes")),
+                (
+                    "origin",
+                    models.CharField(
+                        blank=True,
+                        help_text="Who told us: a source, or a person.",
+                        max_length=150,
+                    ),
+                ),
+                ("changed_at", models.DateTimeField()),
+                (
+                    "customer",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="consents",
+                        to="customers.customer",
+                    ),
+                ),
+                (
+                    "category",
+                    models.ForeignKey(
+                        blank=True,
+                        help_text="Empty: the channel as a whole.",
+                        null=True,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        to="customers.mailingcategory",
+                    ),
+                ),
             ],
             options={
-                'constraints': [models.UniqueConstraint(fields=('customer', 'channel', 'category'), name='consent_once', nulls_distinct=False, violation_error_message='There is an answer for this channel already.')],
+                "constraints": [
+                    models.UniqueConstraint(
+                        fields=("customer", "channel", "category"),
+                        name="consent_once",
+                        nulls_distinct=False,
+                        violation_error_message="There is an answer for this channel already.",
+                    )
+                ],
             },
         ),
     ]
