@@ -25,7 +25,9 @@ from segments.sql import Sql, join, sql
 #: Up to so many values of `in` are looked for one by one, each by the GIN index.
 INDEXED_VALUES = 20
 
-JSON_NUMBER = r"^-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?$"
+# Exponents of three digits at most: beyond what PostgreSQL can hold, reading the text
+# as a number would fail the whole query instead of being false for one event.
+JSON_NUMBER = r"^-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d{1,3})?$"
 LONGEST_NUMBER = 40
 EARLIEST = datetime(1, 1, 2, tzinfo=UTC)
 

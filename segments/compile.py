@@ -15,7 +15,6 @@ from typing import Any
 
 from segments import rules
 from segments.comparisons import (
-    Column,
     back,
     compare,
     compare_instant,
@@ -25,8 +24,8 @@ from segments.comparisons import (
     start_of,
 )
 from segments.dictionary import Dictionary
-from segments.operators import OPERATORS
-from segments.rules import EventValue, RuleError, read_instant
+from segments.operators import OPERATORS, Takes
+from segments.rules import EventValue, read_instant
 from segments.sql import Sql, join, sql
 from smartcomm.core.db import fetch_all
 
@@ -209,13 +208,6 @@ class _Compiler:
 
     def _attribute(self, rule: rules.Attribute) -> Sql:
         operand = self.dictionary.operand(rule)
-        type_ = operand.type if isinstance(operand, Column) else operand.declared
-        if type_ not in OPERATORS[rule.op].types:
-            raise RuleError(
-                f"“{rule.op}” does not fit the attribute “{rule.attribute}”, "
-                f"which holds a {type_}.",
-                field=f"{rule.at}.op" if rule.at else "op",
-            )
         return compare(operand, rule.op, rule.value, now=self.now)
 
     def _happened(self, rule: rules.Happened) -> _Query:
@@ -307,21 +299,28 @@ def _bound(rule: rules.Rule, context: Mapping[str, Any]) -> rules.Rule:
         case rules.Not(part):
             return rules.Not(_bound(part, context))
         case rules.Attribute():
-            return replace(rule, value=_value(rule.value, context))
+            return replace(rule, value=_value(rule.value, context, rule.op))
         case rules.Happened(where=where, question=question):
             if isinstance(question, rules.LastDate):
-                question = replace(question, value=_value(question.value, context))
+                found = _value(question.value, context, question.op)
+                question = replace(question, value=found)
             lines = tuple(
-                replace(line, value=_value(line.value, context)) for line in where
+                replace(line, value=_value(line.value, context, line.op))
+                for line in where
             )
             return replace(rule, where=lines, question=question)
     return rule
 
 
-def _value(value: Any, context: Mapping[str, Any]) -> Any:
+def _value(value: Any, context: Mapping[str, Any], op: str) -> Any:
     if isinstance(value, tuple):
-        return tuple(_value(one, context) for one in value)
+        return tuple(
+            lookup(context, one.path) if isinstance(one, EventValue) else one
+            for one in value
+        )
     if isinstance(value, EventValue):
         found = lookup(context, value.path)
-        return tuple(found) if isinstance(found, list) else found
+        # Only where a list is asked for: as one value it compares with nothing.
+        is_list = isinstance(found, list) and OPERATORS[op].takes is Takes.LIST
+        return tuple(found) if is_list else found
     return value

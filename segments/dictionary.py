@@ -9,7 +9,7 @@ from events.models import EventField, EventType, Kind
 from segments import rules
 from segments.comparisons import Column, JsonPlace, Operand
 from segments.models import Segment
-from segments.operators import ValueType
+from segments.operators import OPERATORS, ValueType
 from segments.rules import RuleConflict, RuleError
 
 
@@ -56,8 +56,8 @@ class Dictionary:
     def of(cls, rule: rules.Rule) -> Dictionary:
         """Look up the names in a rule, and in the segments it speaks of.
 
-        Raises RuleError for a name that does not exist, RuleConflict where
-        segments speak of each other in a circle.
+        Raises RuleError for a name that does not exist or an operator that does not
+        fit its attribute, RuleConflict where segments speak of each other in a circle.
         """
         known = cls()
         known._learn(rule)
@@ -140,6 +140,14 @@ class Dictionary:
                     f"There is no attribute “{condition.attribute}”. Choose one of "
                     "those offered, or declare it under Attributes first.",
                     field=_place(condition.at, "attribute"),
+                )
+            operand = self.operand(condition)
+            holds = operand.type if isinstance(operand, Column) else operand.declared
+            if holds not in OPERATORS[condition.op].types:
+                raise RuleError(
+                    f"“{condition.op}” does not fit the attribute "
+                    f"“{condition.attribute}”, which holds a {holds}.",
+                    field=_place(condition.at, "op"),
                 )
 
     def _learn_segments(self, conditions: list[rules.InSegment]) -> list[rules.Rule]:

@@ -394,7 +394,7 @@ class _Parser:
     def _period(self, data: object, at: str) -> Last | Span:
         if isinstance(data, Mapping) and set(data) == {"last", "unit"}:
             number, unit = data["last"], data["unit"]
-            if unit not in MAX_PERIOD:
+            if not isinstance(unit, str) or unit not in MAX_PERIOD:
                 raise RuleError(
                     f"The unit of a period is one of {_quoted(MAX_PERIOD)}.",
                     field=_join(at, "unit"),
@@ -423,7 +423,7 @@ class _Parser:
     def _number_question(
         self, op: object, value: object, at: str
     ) -> tuple[str, int | tuple[int, int]]:
-        if op not in NUMBER_QUESTIONS:
+        if not isinstance(op, str) or op not in NUMBER_QUESTIONS:
             raise RuleError(
                 f"“op” here is one of {_quoted(NUMBER_QUESTIONS)}.",
                 field=_join(at, "op"),
@@ -449,7 +449,7 @@ class _Parser:
         return str(op), numbers[0]
 
     def _date_question(self, op: object, value: object, at: str) -> tuple[str, Any]:
-        if op not in DATE_QUESTIONS:
+        if not isinstance(op, str) or op not in DATE_QUESTIONS:
             raise RuleError(
                 f"“op” here is one of {_quoted(DATE_QUESTIONS)}.", field=_join(at, "op")
             )

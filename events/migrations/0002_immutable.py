@@ -41,7 +41,8 @@ BEGIN
         RETURN value::timestamptz;
     END IF;
     RETURN NULL;
-EXCEPTION WHEN datetime_field_overflow OR invalid_datetime_format THEN
+-- The whole class: fields out of range, no such format, an offset of +99:99.
+EXCEPTION WHEN data_exception THEN
     RETURN NULL;
 END $$;
 """

@@ -68,6 +68,7 @@ def test_a_saved_segment_tells_its_count_once_it_was_taken(api):
         ({"event": "Never seen"}, "event"),
         ({"segment": 404}, "segment"),
         ({**PARIS, "valeu": "x"}, None),
+        ({"not": {"attribute": "city", "op": ">", "value": 3}}, "not.op"),
     ],
 )
 def test_a_rule_that_is_not_understood_is_refused_and_nothing_saved(api, rule, field):

@@ -116,6 +116,60 @@ def test_the_event_s_values_take_their_places_with_their_types():
     assert members(rule, context={"product": {"id": {"x": 1}}}) == set()
 
 
+@pytest.mark.parametrize("op", ["=", ">", "contains", "before", "between"])
+@pytest.mark.parametrize("found", [[], [77], [1, 99], ["2026-01-01"]])
+def test_a_list_of_the_event_compares_with_nothing_where_one_value_is_asked(op, found):
+    anna = make.customer()
+    make.event(anna, "Product viewed", product_id=77, price=50, day="2026-01-01")
+    value = ["$list", "$list"] if op == "between" else "$list"
+
+    for field in ("product_id", "price", "day"):
+        line = {"field": field, "op": op, "value": value}
+        rule = {"event": "Product viewed", "where": [line]}
+        assert members(rule, context={"list": found}) == set()
+    last = {"op": "between" if op == "between" else "before", "value": value}
+    rule = {"event": "Product viewed", "last": last}
+    assert members(rule, context={"list": found}) == set()
+
+
+def test_a_list_of_the_event_may_stand_for_the_list_of_in():
+    anna = make.customer()
+    make.event(anna, "Product viewed", product_id=77)
+    line = {"field": "product_id", "op": "in", "value": "$list"}
+    rule = {"event": "Product viewed", "where": [line]}
+
+    assert members(rule, context={"list": [1, "77"]}) == {anna.pk}
+    assert members(rule, context={"list": 77}) == {anna.pk}
+    assert members(rule, context={"list": [1]}) == set()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("price", "1e999999"),
+        ("price", "-1e-999999"),
+        ("price", "9" * 32_000 + "e999"),
+        ("day", "2026-01-01T00:00:00+99:99"),
+        ("day", "2026-13-45"),
+        ("day", "0000-01-01"),
+    ],
+)
+def test_an_odd_value_of_one_event_spoils_no_rule(field, value):
+    anna, bert = make.customer(), make.customer()
+    make.event(anna, "Product viewed", price=10, day="2026-01-01")
+    make.event(bert, "Product viewed", **{field: value})
+    asked = {"price": -5, "day": "2020-01-01"}[field]
+
+    for op in (">", "<", ">=", "between"):
+        line = {"field": field, "op": op, "value": asked}
+        if op == "between":
+            line["value"] = [asked, asked]
+        found = members({"event": "Product viewed", "where": [line]})
+        assert found - {bert.pk} == ({anna.pk} if op in (">", ">=") else set())
+    number = {"field": field, "op": "=", "value": value}
+    assert members({"event": "Product viewed", "where": [number]}) == {bert.pk}
+
+
 def test_a_field_that_the_event_lacks_is_named():
     make.event_type("Product viewed")
     rule = {

@@ -70,6 +70,9 @@ def test_a_rule_reads_as_a_sentence():
             {"event": "A", "days_since_last": {"op": "=", "value": "1"}},
         ),
         ("last.op", {"event": "A", "last": {"op": "=", "value": "2026-01-01"}}),
+        ("last.op", {"event": "A", "last": {"op": [], "value": "2026-01-01"}}),
+        ("count.op", {"event": "A", "count": {"op": {}, "value": 1}}),
+        ("period.unit", {"event": "A", "period": {"last": 1, "unit": ["days"]}}),
         ("last.value", {"event": "A", "last": {"op": "on", "value": "2026-02-30"}}),
         (
             "last.value",
