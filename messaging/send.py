@@ -45,6 +45,7 @@ from messaging.render import Rendered, facts, render_facts
 from messaging.retry import next_attempt
 from messaging.rows import as_json
 from messaging.signals import messages_settled
+from smartcomm.core import stopping
 from smartcomm.core.db import batches, execute, fetch_all
 
 logger = structlog.get_logger(__name__)
@@ -111,23 +112,53 @@ def close_interrupted(*, now: datetime | None = None) -> int:
 
 # --- claim ------------------------------------------------------------------------
 
-# The messages of held campaigns stay where they are. FOR UPDATE looks again at a row
-# that changed while it was waiting for its lock; SKIP LOCKED never waits.
+# The queue is read in lanes, one for each campaign and channel that has messages in it:
+# a million messages of a paused campaign, or of a provider that is away, cost one step,
+# and a big mailing does not keep the others waiting. The first part hops from lane to
+# lane along the index message_queue, the last takes its share of each.
 CLAIM = """
-    WITH claimed AS MATERIALIZED (
-        SELECT id
-          FROM messaging_message AS message
-         WHERE status = 'queued'
-           AND due_at <= %(now)s
-           AND (leased_until IS NULL OR leased_until < %(now)s)
-           AND channel = ANY(%(channels)s)
+    WITH RECURSIVE lane (campaign, channel) AS (
+        (SELECT coalesce(campaign_id, 0), channel
+           FROM messaging_message
+          WHERE status = 'queued'
+          ORDER BY coalesce(campaign_id, 0), channel
+          LIMIT 1)
+        UNION ALL
+        SELECT following.*
+          FROM lane, LATERAL (
+              SELECT coalesce(campaign_id, 0), message.channel
+                FROM messaging_message AS message
+               WHERE status = 'queued'
+                 AND (coalesce(campaign_id, 0), message.channel)
+                   > (lane.campaign, lane.channel)
+               ORDER BY coalesce(campaign_id, 0), message.channel
+               LIMIT 1
+          ) AS following
+    ), open_lane AS MATERIALIZED (
+        SELECT campaign, channel
+          FROM lane
+         WHERE channel = ANY(%(channels)s)
            AND NOT EXISTS (
-               SELECT FROM messaging_hold AS hold
-                WHERE hold.campaign_id = message.campaign_id
+               SELECT FROM messaging_hold AS hold WHERE hold.campaign_id = campaign
            )
-         ORDER BY due_at, id
+    ), claimed AS MATERIALIZED (
+        SELECT due.id
+          FROM open_lane, LATERAL (
+              SELECT id, due_at
+                FROM messaging_message AS message
+               WHERE status = 'queued'
+                 AND coalesce(campaign_id, 0) = open_lane.campaign
+                 AND message.channel = open_lane.channel
+                 AND due_at <= %(now)s
+                 AND (leased_until IS NULL OR leased_until < %(now)s)
+               ORDER BY due_at, id
+               LIMIT greatest(%(limit)s / (SELECT count(*) FROM open_lane), %(share)s)
+                 FOR UPDATE SKIP LOCKED
+          ) AS due
+         ORDER BY row_number() OVER (
+                   PARTITION BY campaign, channel ORDER BY due_at, id
+               ), due_at, id
          LIMIT %(limit)s
-           FOR UPDATE SKIP LOCKED
     )
     UPDATE messaging_message AS message
        SET lease = %(lease)s, leased_until = %(until)s
@@ -146,6 +177,7 @@ def _claim(lease: uuid.UUID, limit: int, *, now: datetime) -> list[Claimed]:
             "until": now + LEASE,
             "lease": lease,
             "limit": limit,
+            "share": GROUP,
             "channels": _reachable_channels(),
         },
     )
@@ -304,7 +336,7 @@ def _hand_over(
         for channel, all_of_it in by_channel.items()
         for group in batches(all_of_it, GROUP)
     ):
-        if time.monotonic() > stop_at:
+        if time.monotonic() > stop_at or stopping.is_stopping():
             break
         if channel in _reachable_channels():
             settled |= _hand_over_group(channel, group, lease, clock=clock)

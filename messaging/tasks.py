@@ -6,7 +6,7 @@ from celery import shared_task
 
 from messaging import send
 from messaging.queue import SEND_TASK
-from smartcomm.core import doorbell
+from smartcomm.core import doorbell, stopping
 from smartcomm.core.stopping import is_stopping
 
 #: Then others have their turn; the bell rings again for what is left.
@@ -20,6 +20,8 @@ def send_messages() -> None:
     while send.send_messages():
         if is_stopping():
             return  # The tick goes on where the rows say.
+        if stopping.is_stopping():
+            return  # The next worker, or tick, goes on where the rows say.
         if monotonic() > stop_at:
             doorbell.ring(SEND_TASK)
             return

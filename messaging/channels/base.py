@@ -14,6 +14,8 @@ from typing import ClassVar
 
 import structlog
 
+from smartcomm.core import stopping
+
 logger = structlog.get_logger(__name__)
 
 
@@ -58,6 +60,9 @@ class Outcome:
     error: str = ""
 
 
+STOPPED = Outcome(Result.LATER, error="The worker was stopped before its turn came.")
+
+
 class ProviderError(Exception):
     """The provider did not take the message. `permanent`: trying again cannot help."""
 
@@ -96,6 +101,9 @@ class Provider:
         away: ProviderAway | None = None
         try:
             for message in messages:
+                if stopping.is_stopping():
+                    outcomes.append(STOPPED)
+                    continue
                 if away is None:
                     try:
                         provider_id = self.send(message)

@@ -1,5 +1,6 @@
 """From the queue to the provider, and what is kept about it."""
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -18,6 +19,7 @@ from messaging.models import (
 )
 from messaging.send import close_interrupted, send_messages
 from messaging.signals import messages_settled
+from smartcomm.core import stopping
 from tests import make
 
 pytestmark = pytest.mark.django_db
@@ -283,6 +285,21 @@ def test_a_provider_that_is_away_keeps_its_messages_and_holds_up_no_other_channe
     assert len(provider.taken) == len(texts) + 1
 
 
+def test_a_worker_that_is_stopped_ends_after_the_message_at_hand(provider, monkeypatch):
+    anna = make.reachable()
+    for _ in range(45):
+        make.message(anna, now=NOW)
+    monkeypatch.setattr(stopping, "is_stopping", lambda: len(provider.taken) == 7)
+    assert send_messages(now=NOW) == 45
+    assert len(provider.taken) == 7
+    tally = Counter(Message.objects.values_list("status", "attempts", "lease"))
+    assert tally == {
+        ("sent", 1, None): 7,
+        ("queued", 1, None): 13,
+        ("queued", 0, None): 25,
+    }
+
+
 def test_messages_are_handed_over_in_groups_of_twenty(provider):
     anna = make.reachable()
     for _ in range(45):
@@ -299,6 +316,44 @@ def test_a_batch_takes_no_more_than_its_limit_oldest_first(provider):
     assert [m.id for m in provider.taken] == [early.pk]
     assert send_messages(limit=1, now=NOW) == 1
     assert [m.id for m in provider.taken] == [early.pk, late.pk]
+
+
+def test_a_big_mailing_does_not_keep_the_others_waiting(provider):
+    anna = make.reachable()
+    for _ in range(60):
+        make.message(anna, campaign_id=1, now=NOW - MINUTE)
+    later = make.message(anna, campaign_id=2, now=NOW)
+    other = make.message(anna, make.content("email"), campaign_id=1, now=NOW)
+    single = make.message(anna, campaign_id=None, now=NOW)
+    send_messages(limit=30, now=NOW)
+    assert {later.pk, other.pk, single.pk} <= {m.id for m in provider.taken}
+
+
+def test_every_campaign_has_its_turn_however_small_the_batch(provider):
+    anna = make.reachable()
+    for _ in range(10):
+        make.message(anna, campaign_id=1, now=NOW - MINUTE)
+    others = [make.message(anna, campaign_id=number, now=NOW) for number in (2, 3)]
+    assert send_messages(limit=4, now=NOW) == 4
+    assert {other.pk for other in others} < {m.id for m in provider.taken}
+
+
+def test_a_lane_is_found_by_its_index_and_not_by_reading_the_queue():
+    plan = send.fetch_all(
+        "EXPLAIN " + send.CLAIM,
+        {
+            "now": NOW,
+            "until": NOW,
+            "lease": uuid4(),
+            "limit": 10,
+            "share": 20,
+            "channels": ["sms"],
+        },
+    )
+    text = "\n".join(line for (line,) in plan)
+    assert "Seq Scan on messaging_message" not in text
+    assert "COALESCE(campaign_id" in text
+    assert "Index Scan using message_queue" in text
 
 
 def test_a_lease_that_ended_returns_the_message_to_the_queue(provider):

@@ -8,7 +8,7 @@ from django.utils import timezone
 from messaging import send, tasks
 from messaging.models import Message
 from messaging.queue import SEND_TASK
-from smartcomm.core import doorbell
+from smartcomm.core import doorbell, stopping
 from tests import make
 
 pytestmark = pytest.mark.django_db
@@ -34,6 +34,16 @@ def test_a_long_queue_is_left_to_the_next_wake_up(provider, monkeypatch):
     tasks.send_messages()
     assert len(provider.taken) == 2
     assert rung == [SEND_TASK]
+
+
+def test_a_worker_that_is_stopped_takes_no_further_batch(provider, monkeypatch):
+    monkeypatch.setattr(stopping, "is_stopping", lambda: len(provider.taken) == 2)
+    monkeypatch.setattr(send.send_messages, "__kwdefaults__", {"limit": 2, "now": None})
+    anna = make.reachable()
+    for _ in range(5):
+        make.message(anna)
+    tasks.send_messages()
+    assert Message.objects.filter(status="queued", lease=None).count() == 3
 
 
 def test_the_clock_closes_what_dead_workers_left():
