@@ -264,7 +264,7 @@ def _insert_events(
             "context": row.item.context,
             "is_backfill": row.item.backfill,
         }
-        for row in rows
+        for row in _first_of_each(rows)
     ]
     new = fetch_all(INSERT_EVENTS, [source.pk, now, msgspec.json.encode(sent).decode()])
     live = [row for row in new if not row[4]]
@@ -273,6 +273,14 @@ def _insert_events(
         if execute(INSERT_PENDING, [list(ids), list(customers), list(types)]):
             transaction.on_commit(_tell, robust=True)
     return {(customer_id, external_id) for _, customer_id, external_id, _, _ in new}
+
+
+def _first_of_each(rows: list[_Row]) -> Iterable[_Row]:
+    """Of the same id twice in a batch the first: the database would take either."""
+    first: dict[tuple[int, str], _Row] = {}
+    for row in rows:
+        first.setdefault((row.customer_id, row.item.id), row)
+    return first.values()
 
 
 INSERT_SYSTEM_EVENTS = """
@@ -301,7 +309,7 @@ def _insert_system_events(
             "context": row.item.context,
             "is_backfill": row.item.backfill,
         }
-        for row in rows
+        for row in _first_of_each(rows)
     ]
     new = fetch_all(
         INSERT_SYSTEM_EVENTS, [source.pk, now, msgspec.json.encode(sent).decode()]

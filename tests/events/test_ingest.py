@@ -108,6 +108,22 @@ def test_the_same_id_twice_in_a_batch_counts_once():
     assert (recorded.accepted, recorded.duplicates) == (1, 1)
 
 
+@pytest.mark.parametrize("kind", Kind)
+def test_of_the_same_id_in_a_batch_the_first_is_the_one_that_is_stored(kind):
+    whose = {"customer": "C-1"} if kind == Kind.CUSTOMER else {}
+    items = [
+        {"id": str(i % 50), "name": "Shown", "context": {"i": i}, **whose}
+        for i in range(100)
+    ]
+
+    recorded = record(*items, kind=kind)
+
+    assert statuses(recorded) == ["accepted"] * 50 + ["duplicate"] * 50
+    model = Event if kind == Kind.CUSTOMER else SystemEvent
+    stored = {event.external_id: event.context["i"] for event in model.objects.all()}
+    assert stored == {str(i): i for i in range(50)}
+
+
 def test_a_bad_item_is_kept_whole_and_spoils_nothing():
     bad = {
         "id": "2",
