@@ -22,7 +22,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from smartcomm.core import ratelimit
-from smartcomm.core.bodies import MsgspecParser, MsgspecRenderer
+from smartcomm.core.bodies import MsgspecParser, MsgspecRenderer, drop_rest
 from smartcomm.core.errors import UserError
 from smartcomm.core.scopes import HasScope, caller_of
 
@@ -89,6 +89,8 @@ class ApiView(APIView):
         self, request: Any, response: Any, *args: Any, **kwargs: Any
     ) -> Any:
         response = super().finalize_response(request, response, *args, **kwargs)
+        if response.status_code >= 400:
+            drop_rest(request)
         if self.rate is not None:
             for name, value in self.rate.headers().items():
                 response[name] = value

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import msgspec
@@ -21,6 +24,8 @@ _TYPE = re.compile(r"application/json\s*(;|\Z)", re.IGNORECASE)
 #: What one request may send.
 MAX_BODY_BYTES = 5 * 1024 * 1024
 MAX_ITEMS = 1_000
+#: Of a body that is refused, so much is taken before the answer.
+MAX_DROPPED_BYTES = 64 * 1024 * 1024
 
 
 class NotJson(UserError):
@@ -49,6 +54,39 @@ def decode(body: bytes) -> Any:
         raise NotJson(f"The body is not JSON: {str(error).rstrip('.')}.") from error
 
 
+def decode_with_halves(body: bytes) -> Any:
+    """As `decode`, but halves of surrogate pairs ("\\ud83d") are let through.
+
+    Senders cut texts to a length, in the middle of an emoji. That is JSON, and whoever
+    asks for it so says himself of which item it is the fault.
+    """
+    try:
+        return decode(body)
+    except NotJson:
+        if not _HALF.search(body):
+            raise
+        try:
+            return json.loads(
+                body.decode(), parse_constant=_no_number, parse_float=_finite
+            )
+        except (ValueError, RecursionError):
+            pass  # There is more that is wrong with it, and that is told.
+        raise
+
+
+#: Halves of surrogate pairs, and whole ones as well: it only spares most bodies more.
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _no_number(text)
+
+
 class MsgspecParser(BaseParser):
     """JSON by msgspec. Our views read with `read_json`, which also minds the size."""
 
@@ -63,7 +101,7 @@ class MsgspecParser(BaseParser):
         return decode(stream.read(MAX_BODY_BYTES))
 
 
-def read_json(request: Request) -> Any:
+def read_json(request: Request, *, decode: Callable[[bytes], Any] = decode) -> Any:
     """The body of a request as Python values; refused unread when it is too large."""
     headers = request.headers
     if request.content_type and not _TYPE.match(request.content_type):
@@ -83,6 +121,18 @@ def read_json(request: Request) -> Any:
     return decode(b"")
 
 
+def drop_rest(request: Request) -> None:
+    """Take what is still being sent of a body, within reason, and forget it.
+
+    For a refusal that read nothing: if the connection is closed while the caller is
+    sending, most callers see a broken pipe and never the answer.
+    """
+    left = MAX_DROPPED_BYTES
+    with suppress(OSError):
+        while left > 0 and (piece := request._request.read(min(left, 64 * 1024))):
+            left -= len(piece)
+
+
 def read_object(request: Request) -> dict[str, Any]:
     """The body of a request, which must be a JSON object."""
     body = read_json(request)
@@ -91,9 +141,11 @@ def read_object(request: Request) -> dict[str, Any]:
     return body
 
 
-def read_items(request: Request, name: str) -> list[Any]:
+def read_items(
+    request: Request, name: str, *, decode: Callable[[bytes], Any] = decode
+) -> list[Any]:
     """The one item, or the items of `{name: [...]}`, that a request carries."""
-    body = read_json(request)
+    body = read_json(request, decode=decode)
     if not isinstance(body, dict):
         raise Invalid(
             f'Send one JSON object, or {{"{name}": [...]}}.', code="not_an_object"
@@ -105,6 +157,7 @@ def read_items(request: Request, name: str) -> list[Any]:
         raise Invalid(f"“{name}” must be a list.", field=name, code="not_a_list")
     if len(body) > 1:
         other = next(key for key in body if key != name)
+        other = other.encode(errors="replace").decode()
         raise Invalid(
             f"“{other}” is not understood beside “{name}”.",
             field=other,

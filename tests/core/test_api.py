@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import socket
 import time
@@ -48,7 +49,12 @@ def api() -> Api:
         b"{'name': 'x'}",
         b'{"name": "x"} {}',
         b"[" * 100_000,
-        b'{"name": "\\ud800"}',
+        b'{"name": "\\ud800", "n": NaN}',
+        b'{"name": "\\ud800", "n": 1e999}',
+        b'{"name": "\\ud800", "n": ' + b"9" * 5_000 + b"}",
+        b'{"name": "\\ud800"',
+        b'{"name": "\\ud800\xff"}',
+        b'{"\\ud800": ' + b"[" * 100_000,
     ],
 )
 def test_what_is_not_json_is_refused_and_nothing_is_stored(api, raw):
@@ -56,6 +62,43 @@ def test_what_is_not_json_is_refused_and_nothing_is_stored(api, raw):
 
     assert not Event.objects.exists()
     assert not RejectedEvent.objects.exists()
+
+
+@pytest.mark.parametrize("half", [b"\\ud83d", b"\\uDE00", b"\\ud83d \\ude00"])
+def test_a_cut_emoji_spoils_its_own_event_and_no_other(api, half):
+    """Senders cut texts to a length, and JSON.stringify writes what is left."""
+    cut = b'{"id": "1", "name": "%s", "customer": "C-1"}' % half
+    whole = b'{"id": "2", "name": "\\ud83d\\ude00", "customer": "C-1"}'
+
+    response = api.post("/events", raw=b'{"events": [%s, %s]}' % (cut, whole))
+
+    assert response.status_code == 202
+    assert [one["status"] for one in response.json()["results"]] == [
+        "rejected",
+        "accepted",
+    ]
+    assert response.json()["results"][0]["code"] == "text_invalid"
+    assert json.loads(RejectedEvent.objects.get().payload) == json.loads(cut)
+    assert Event.objects.get().type.name == "\N{GRINNING FACE}"
+
+
+@pytest.mark.parametrize(
+    ("path", "raw"),
+    [
+        ("/events", b'{"events": [], "\\ud83d": 1}'),
+        ("/events", b'{"\\ud83d": 1}'),
+        ("/events", b'{"id": "\\ud83d"}'),
+        ("/events", b'{"name": "A", "customer": {"\\ud83d": "x"}}'),
+        ("/events", b'{"name": "A", "customer": {"email": "\\ud83d"}}'),
+        ("/events", b'{"name": "A", "customer": "x", "context": {"\\ud83d": 1}}'),
+        ("/events", b'{"name": "A", "customer": "x", "context": {"a": "\\ud83d"}}'),
+        ("/events", b'{"name": "A", "customer": "x", "context": {"a": ["\\ud83d"]}}'),
+        ("/events", b'{"name": "A", "customer": "x", "occurred_at": "\\ud83d"}'),
+    ],
+)
+def test_a_cut_emoji_is_refused_wherever_it_stands(api, path, raw):
+    assert api.post(path, raw=raw).status_code == 422
+    assert not Event.objects.exists()
 
 
 @pytest.mark.parametrize("body", [[], [EVENT], "text", 5, None, True])
@@ -115,6 +158,23 @@ def test_a_body_without_a_told_length_is_not_read_beyond_the_limit(api):
     response = post_in_chunks(api, b" " * (5 * 1024 * 1024 + 100))
 
     problem(response, 413, "too_large")
+
+
+@pytest.mark.parametrize("key", ["", "wrong"])
+def test_a_refusal_takes_what_is_still_being_sent(api, key):
+    """Else the connection is cut while the caller sends, and the answer is lost."""
+    sent = io.BytesIO(b" " * (5 * 1024 * 1024 + 1))
+
+    response = api.client.generic(
+        "POST",
+        "/api/v1/events",
+        content_type="application/json",
+        headers={"Authorization": f"Bearer {key or api.key}"},
+        **{"CONTENT_LENGTH": len(sent.getvalue()), "wsgi.input": sent},
+    )
+
+    problem(response, 401 if key else 413, "key_refused" if key else "too_large")
+    assert sent.read() == b""
 
 
 def post_in_chunks(api: Api, body: bytes):
