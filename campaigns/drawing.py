@@ -193,9 +193,12 @@ class _Reader:
         steps = [self.step(step, f"steps.{i}") for i, step in enumerate(data)]
         seen: set[str] = set()
         for i, step in enumerate(steps):
-            if (key := step.get("key")) in seen:
+            key = step.get("key")
+            if not isinstance(key, str):
+                continue  # Told already.
+            if key in seen:
                 self.wrong(f"Two steps have the key “{key}”.", f"steps.{i}.key")
-            seen.add(str(key))
+            seen.add(key)
         return steps
 
     def step(self, data: object, at: str) -> dict[str, Any]:

@@ -111,7 +111,10 @@ class Wait(Action):
             try:
                 if not isinstance(value, str):
                     raise ValueError
-                config = {"time_of_day": time.fromisoformat(value).strftime("%H:%M")}
+                at = time.fromisoformat(value)
+                if at.tzinfo is not None:
+                    raise ValueError  # It is the customer's own time.
+                config = {"time_of_day": at.strftime("%H:%M")}
             except ValueError as error:
                 raise ConfigInvalid(
                     "“time_of_day” is a time such as 09:00.", field="time_of_day"

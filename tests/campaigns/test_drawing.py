@@ -112,6 +112,7 @@ def test_what_is_left_out_has_the_value_of_the_description():
         ("steps", changed(steps={})),
         ("steps.0", changed(steps__0="x")),
         ("steps.0.key", changed(steps__0__key="two words")),
+        ("steps.0.key", changed(steps__0__key=["viewers"])),
         ("steps.1.key", changed(steps__1__key="viewers")),
         ("steps.0.nxt", changed(steps__0__nxt={})),
         ("steps.0.action", changed(steps__0__action="teleport")),
@@ -165,6 +166,7 @@ def test_all_errors_are_told_at_once():
         {"until": "2026-12-01T09:00:00"},
         {"time_of_day": "25:00"},
         {"time_of_day": 9},
+        {"time_of_day": "09:00+03:00"},
     ],
 )
 def test_a_wait_that_makes_no_sense_is_refused(config):
@@ -209,6 +211,12 @@ def test_publishing_again_supersedes_and_takes_the_number_on():
     ("message", "data"),
     [
         ("no event “Product viewed”", EXAMPLE),
+        (
+            "“>” does not fit",
+            changed(
+                steps__0__config__rule={"attribute": "city", "op": ">", "value": 5}
+            ),
+        ),
         ("Choose the event", changed(trigger__event="")),
         ("nowhere", changed(steps__1__next={"sent": "nowhere"})),
         (
