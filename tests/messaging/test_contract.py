@@ -1,5 +1,7 @@
 """What a text asks for, against what events really carry."""
 
+from typing import Any
+
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
@@ -14,7 +16,7 @@ pytestmark = pytest.mark.django_db
 ITEM = "client.eventContext.item"
 
 
-def paid(count: int, **context: object) -> None:
+def paid(count: int, **context: Any) -> None:
     anna = make.customer()
     for _ in range(count):
         make.event(anna, "Order paid", **context)
