@@ -30,7 +30,9 @@ from customers import search
 from customers.attributes import is_date
 from customers.contacts import normalise_email, normalise_phone
 from customers.models import Attribute, Consent, Customer, Device, MailingCategory
+from customers.wire import COLUMNS
 from smartcomm.core.admin import BigListMixin, ModelAdmin, SinceFilter, TabularInline
+from smartcomm.core.errors import Invalid
 from smartcomm.core.look import badge, quiet
 
 # --- the form ---------------------------------------------------------------------
@@ -74,6 +76,15 @@ FIELDS: dict[str, Callable[..., forms.Field]] = {
 }
 
 
+#: The columns that are read as the API reads them, and what is said if they cannot be.
+NOT_SO = {
+    "birth_date": "Choose a date between 1850 and today.",
+    "country": "Choose two letters of ISO 3166, such as DE, FR or GB.",
+    "language": "Choose a language as in BCP 47, such as de or en-GB.",
+    "time_zone": "Choose a name of the IANA list, such as Europe/Berlin.",
+}
+
+
 class CustomerForm(forms.ModelForm):
     """A customer, with a field for each declared attribute."""
 
@@ -107,8 +118,17 @@ class CustomerForm(forms.ModelForm):
         }
         return type("CustomerForm", (cls,), {**fields, "attributes_declared": declared})
 
-    def clean_country(self) -> str:
-        return str(self.cleaned_data["country"]).upper()
+    def clean(self) -> dict[str, Any]:
+        """What a source may not tell of a customer, staff may not either."""
+        data: dict[str, Any] = super().clean() or self.cleaned_data
+        for name, words in NOT_SO.items():
+            if name not in data:
+                continue
+            try:
+                data[name] = COLUMNS[name](name, data[name], timezone.now())
+            except Invalid as error:
+                self.add_error(name, ValidationError(words, code=error.code))
+        return data
 
     def save(self, commit: bool = True) -> Any:
         values = dict(self.instance.attributes)

@@ -187,6 +187,30 @@ def test_an_invalid_address_is_kept_marked_and_told(admin_client):
     assert "is not a valid e-mail" in answer.content.decode()
 
 
+@pytest.mark.parametrize(
+    ("field", "wrong", "words"),
+    [
+        ("time_zone", "Mars/Base", "Europe/Berlin"),
+        ("country", "QQ", "ISO 3166"),
+        ("language", "German please", "BCP 47"),
+        ("birth_date", "2999-01-01", "between 1850 and today"),
+    ],
+)
+def test_what_a_source_may_not_tell_staff_may_not_write(
+    admin_client, field, wrong, words
+):
+    page = admin_client.post(ADD, form(external_id="C-7", **{field: wrong}))
+    assert words in page.context["adminform"].form.errors[field][0]
+    assert wrong in page.content.decode()  # Nothing of what was written is lost.
+    assert not Customer.objects.exists()
+
+
+def test_country_and_language_are_kept_as_a_source_would_tell_them(admin_client):
+    admin_client.post(ADD, form(external_id="C-7", country="de", language="EN_gb"))
+    customer = Customer.objects.get()
+    assert (customer.country, customer.language) == ("DE", "en-GB")
+
+
 def test_a_change_is_recorded_with_who_made_it(admin_client, admin_user):
     anna = make.customer("C-1")
 
