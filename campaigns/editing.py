@@ -110,6 +110,9 @@ def remove(
     if key not in before:
         lost = set()  # It was not connected, so nothing that stays hung on it.
     definition["steps"] = [one for one in definition["steps"] if one["key"] not in lost]
+    for one in lost:
+        # A step that hangs loose may have led there.
+        _redirect(definition, one, None)
     return _in_order(definition, ways), sorted(lost)
 
 

@@ -158,6 +158,15 @@ def test_the_way_that_is_not_kept_goes_with_the_removed_filter():
     assert lost == ["b", "c"]
 
 
+def test_a_loose_step_leads_to_nothing_that_went_with_a_removed_one():
+    before = drawing("a", a="b", b=None, loose="b")
+
+    after, lost = editing.remove(before, "a", keep=None, ways=WAYS)
+
+    assert lost == ["b"]
+    assert leads(after)["loose"] == {"sent": None}
+
+
 def test_a_step_where_branches_join_stays_when_one_of_them_is_removed():
     before = drawing("f", f={"positive": "a", "negative": "j"}, a="j", j=None)
 
