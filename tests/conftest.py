@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 
+import hypothesis
 import psycopg
 import pytest
 from django.conf import settings
@@ -14,6 +15,12 @@ from psycopg.sql import SQL, Identifier
 from pytest_django.live_server_helper import LiveServer
 
 from smartcomm.embedded import Services, database_url
+
+# Property tests look elsewhere on every run of a developer's, and at the same cases on
+# every run of CI: what landed stays green.
+hypothesis.settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
 
 CHROMIUM_OPTIONS = [
     "--no-sandbox",
