@@ -21,7 +21,8 @@ def report(campaign: Campaign) -> dict[str, Any]:
     Five queries. Each equation is over rows of one query, so it holds at any moment.
     """
     versions = list(
-        campaign.versions.exclude(status=Version.Status.DRAFT)
+        Version.objects.filter(campaign=campaign)
+        .exclude(status=Version.Status.DRAFT)
         .prefetch_related("steps")
         .order_by("-number")
     )

@@ -233,6 +233,20 @@ def test_the_examples_of_the_schema_have_its_shape():
     msgspec.convert(CAMPAIGN, CampaignOut)
 
 
+def test_a_report_tells_of_the_versions_that_were_superseded_too(api):
+    campaign = f"/campaigns/{draw(api)['id']}"
+    api.post(f"{campaign}/publish")
+    api.put(campaign, THANKS)
+    api.post(f"{campaign}/publish")
+
+    versions = api.get(f"{campaign}/report").json()["versions"]
+
+    assert [(one["version"], one["status"]) for one in versions] == [
+        (2, "published"),
+        (1, "superseded"),
+    ]
+
+
 def test_a_report_of_what_was_never_published_is_empty(api):
     drawn = draw(api)
 
