@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from django.contrib.auth.models import AnonymousUser, User
 from django.http import HttpRequest
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
@@ -78,7 +79,7 @@ def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     if may_report and has_events:
         found = numbers(now=now)
         context.update(
-            tiles=tiles(found),
+            tiles=tiles(found, request.user),
             charts=charts(found.days),
             at_work=found.at_work,
             queues=queues(now=now),
@@ -97,11 +98,14 @@ def greeting(request: HttpRequest, now: datetime) -> str:
     return f"Good {part}, {name}"
 
 
-def tiles(found: Numbers) -> list[Tile]:
-    """The five numbers at the top."""
+def tiles(found: Numbers, user: User | AnonymousUser) -> list[Tile]:
+    """The five numbers at the top, linked to the lists that `user` may view."""
     today = found.today
-    events = _list("events.event")
-    messages = _list("messaging.message")
+
+    def rows(app: str, model: str) -> str:
+        return _list(f"{app}.{model}") if user.has_perm(f"{app}.view_{model}") else ""
+
+    events, messages = rows("events", "event"), rows("messaging", "message")
     backfilled = found.week("backfilled")
     note = f"and {backfilled:,} backfilled this week" if backfilled else ""
     return [
@@ -120,7 +124,7 @@ def tiles(found: Numbers) -> list[Tile]:
             "primary",
             today.runs,
             found.week("runs"),
-            _list("campaigns.run"),
+            rows("campaigns", "run"),
         ),
         Tile("Messages sent", "send", "good", today.sent, found.week("sent"), messages),
         Tile(

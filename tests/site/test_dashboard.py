@@ -270,6 +270,19 @@ def test_who_may_view_nothing_sees_nothing(client):
         assert word not in page
 
 
+def test_the_numbers_link_only_to_what_one_may_view(client):
+    make.event(make.customer("anna"), "Order paid")
+    user = User.objects.create_user("cara", is_staff=True)
+    user.user_permissions.add(Permission.objects.get(codename="view_campaign"))
+    client.force_login(user)
+
+    page = client.get("/admin/").content.decode()
+
+    assert "Events received" in page
+    for there in ("events/event", "campaigns/run", "messaging/message"):
+        assert f"/admin/{there}/" not in page
+
+
 def test_the_side_bar_shows_what_one_may_view(client):
     user = User.objects.create_user("vera", is_staff=True)
     user.user_permissions.add(Permission.objects.get(codename="view_customer"))
