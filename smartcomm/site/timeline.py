@@ -76,8 +76,8 @@ class Asked:
         since, until = _day(request.GET.get("since")), _day(request.GET.get("until"))
         return cls(
             kind=kind if kind in KINDS else "",
-            name=request.GET.get("name", "")[:128],
-            text=request.GET.get("text", "").strip()[:200],
+            name=_text(request, "name")[:128],
+            text=_text(request, "text").strip()[:200],
             since=since,
             until=until + timedelta(days=1) if until else None,
             since_text=since.date().isoformat() if since else "",
@@ -87,6 +87,11 @@ class Asked:
     @property
     def is_anything(self) -> bool:
         return bool(self.kind or self.name or self.text or self.since or self.until)
+
+
+def _text(request: HttpRequest, name: str) -> str:
+    """What was asked, without NUL, which the database can not even be asked for."""
+    return request.GET.get(name, "").replace("\0", "")
 
 
 def _day(text: str | None) -> datetime | None:

@@ -176,6 +176,16 @@ def test_a_mangled_cursor_is_refused_in_words(admin_client):
     assert "Start again" in answer.content.decode()
 
 
+def test_what_no_database_can_hold_is_left_out_of_the_filters(admin_client):
+    anna = make.customer("C-1001")
+    make.event(anna, "Order paid")
+
+    for asked in ({"text": "pa\0id"}, {"name": "Order\0 paid"}):
+        assert "Order paid" in titles(
+            admin_client.get(part(anna), asked).content.decode()
+        )
+
+
 def test_what_a_source_sent_is_shown_as_text(admin_client):
     anna = make.customer("anna", first_name="<b>Anna</b>")
     make.event(anna, "<i>x</i>", note="<script>alert(1)</script>")
