@@ -62,6 +62,13 @@ class WaitForm(forms.Form):
             config["until"] = data["until"].isoformat()
         if data.get("time_of_day"):
             config["time_of_day"] = data["time_of_day"].strftime("%H:%M")
+        if self.errors:
+            return config
+        if len(config.keys() & {"for", "until", "time_of_day"}) != 1:
+            raise forms.ValidationError(
+                "Fill in one of the three: how long, until a date, or until a time of "
+                "day."
+            )
         try:
             self.cleaned_data = Wait().clean(config)
         except ConfigInvalid as error:

@@ -16,6 +16,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from campaigns import drawing
+from campaigns.actions.wait import WaitForm
 from campaigns.models import Campaign, Version
 from customers.models import Attribute
 from events.models import EventField, EventType, Kind
@@ -710,6 +711,30 @@ def test_who_may_only_look_changes_nothing(client, what, params, data):
     sent = {"stamp": stamp(client, campaign), **data}
     answer = client.post(panel_url(campaign, what), sent, query_params=params)
     assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "data",
+    [{"unit": "days"}, {"number": "2", "unit": "days", "until": "2030-01-01"}],
+)
+def test_a_wait_that_is_not_one_of_three_is_refused_in_words_of_the_form(data):
+    form = WaitForm(data)
+
+    assert form.errors["__all__"] == [
+        "Fill in one of the three: how long, until a date, or until a time of day."
+    ]
+
+
+@pytest.mark.parametrize("what", ["trigger", "name"])
+def test_who_may_only_look_is_offered_no_save(client, what):
+    campaign = make.draft(make.sms())
+    client.force_login(user_who_may("view"))
+
+    page = client.get(panel_url(campaign, what)).content.decode()
+
+    assert 'type="submit"' not in page
+    assert "<fieldset disabled" in page
+    assert "You may look at this campaign, and not change it." in page
 
 
 def test_who_may_not_look_sees_nothing(client):
