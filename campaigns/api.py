@@ -298,7 +298,7 @@ class OneCampaign(ApiView):
         "what is at work.",
         answers={200: CampaignOut},
         example=CAMPAIGN,
-        problems=(404,),
+        problems=(400, 404),
     )
     def get(self, request: Request, pk: int) -> Response:
         return Response(campaign_out(find_campaign(pk)))
@@ -403,7 +403,7 @@ class CampaignReport(ApiView):
         "suppressed + pending + unknown.",
         answers={200: ReportOut},
         example=REPORT,
-        problems=(404,),
+        problems=(400, 404),
     )
     def get(self, request: Request, pk: int) -> Response:
         return Response(report(find_campaign(pk)))

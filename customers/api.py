@@ -181,7 +181,7 @@ class OneCustomer(ApiView):
         "address; `POST /customers` takes any.",
         answers={200: CustomerOut},
         example=CUSTOMER,
-        problems=(404,),
+        problems=(400, 404),
     )
     def get(self, request: Request, external_id: str) -> Response:
         return Response(customer_out(find_customer(external_id)))

@@ -172,7 +172,7 @@ class OneMessage(ApiView):
         description="One message with its text as it was rendered, its status and why.",
         answers={200: MessageOut},
         example=MESSAGE,
-        problems=(404,),
+        problems=(400, 404),
     )
     def get(self, request: Request, pk: int) -> Response:
         message = messages().filter(pk=pk).first()

@@ -179,7 +179,7 @@ class OneSegment(ApiView):
         description="The rule, the rule in words, and the last count.",
         answers={200: SegmentOut},
         example=SEGMENT,
-        problems=(404,),
+        problems=(400, 404),
     )
     def get(self, request: Request, pk: int) -> Response:
         return Response(segment_out(find_segment(pk)))

@@ -117,7 +117,7 @@ def operation(
         for status, shape in answers.items()
     }
     refusals = {*EVERYWHERE, *problems} | ({400, 413, 415, 422} if body else set())
-    for status in sorted(refusals - answers.keys()):
+    for status in sorted(refusals):
         responses[status, "application/problem+json"] = OpenApiResponse(
             Problem, description=PROBLEMS[status]
         )

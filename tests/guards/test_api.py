@@ -184,6 +184,17 @@ def test_every_call_tells_how_it_refuses(schema):
             assert "application/problem+json" in answer["content"], f"{method} {path}"
 
 
+def test_every_call_tells_of_the_parameters_and_the_bodies_it_refuses(schema):
+    for method, path, operation in operations(schema):
+        refused = ["400"] if method == "GET" else []
+        if "requestBody" in operation:
+            refused = ["400", "413", "415", "422"]
+        for status in refused:
+            answer = operation["responses"].get(status, {"content": {}})
+            where = f"{method} {path} {status}"
+            assert "application/problem+json" in answer["content"], where
+
+
 def test_every_parameter_that_is_understood_is_told(schema):
     for address, view in views():
         if address in OPEN or "GET" not in view.scopes:
