@@ -14,6 +14,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from campaigns.actions.filter import NEGATIVE, POSITIVE, missing_reason, read_rule
+from campaigns.engine import ARCHIVED
 from campaigns.entry import entering
 from campaigns.models import Broadcast, Campaign, Run, Step
 from segments.compile import IdRange, MissingField, compile_rule
@@ -71,9 +72,10 @@ def walk_broadcasts(*, now: datetime | None = None, chunk: int = CHUNK) -> int:
         due = Broadcast.objects.filter(
             status=Broadcast.Status.RUNNING,
             due_at__lte=now,
-            campaign__status=Campaign.Status.PUBLISHED,
+            campaign__status__in=[Campaign.Status.PUBLISHED, Campaign.Status.ARCHIVED],
         ).order_by("due_at", "pk")
-        for broadcast in claim(due.select_related("version", "system_event"), 1):
+        related = due.select_related("campaign", "version", "system_event")
+        for broadcast in claim(related, 1):
             try:
                 with transaction.atomic():
                     return max(1, _walk(broadcast, now=now, chunk=chunk))
@@ -87,6 +89,9 @@ def walk_broadcasts(*, now: datetime | None = None, chunk: int = CHUNK) -> int:
 
 def _walk(broadcast: Broadcast, *, now: datetime, chunk: int) -> int:
     broadcast.reason = ""
+    if broadcast.campaign.status == Campaign.Status.ARCHIVED:
+        _end_archived(broadcast, now=now)
+        return 0
     upto, count = fetch_all(NEXT_CHUNK, [broadcast.after_id, broadcast.last_id, chunk])[
         0
     ]
@@ -115,6 +120,12 @@ def _walk(broadcast: Broadcast, *, now: datetime, chunk: int) -> int:
         ]
     )
     return int(count)
+
+
+def _end_archived(broadcast: Broadcast, *, now: datetime) -> None:
+    broadcast.status, broadcast.reason = Broadcast.Status.FINISHED, ARCHIVED
+    broadcast.finished_at = now
+    broadcast.save(update_fields=["status", "reason", "finished_at"])
 
 
 def _put_back(broadcast: Broadcast, error: Exception, *, now: datetime) -> None:

@@ -31,6 +31,8 @@ MAX_ATTEMPTS = 5
 PAUSE = timedelta(minutes=1)
 #: The way of those whose message was not sent. It leads nowhere.
 NOT_SENT = "not_sent"
+#: Why a run or a broadcast ended, if that was the reason.
+ARCHIVED = "The campaign was archived."
 
 
 @dataclass
@@ -112,18 +114,21 @@ def advance_runs(*, limit: int = 500, now: datetime | None = None) -> int:
         due = Run.objects.filter(
             status=Run.Status.WAITING,
             due_at__lte=now,
-            campaign__in=Campaign.objects.filter(status=Campaign.Status.PUBLISHED),
+            campaign__in=Campaign.objects.filter(
+                status__in=[Campaign.Status.PUBLISHED, Campaign.Status.ARCHIVED]
+            ),
         ).order_by("due_at", "pk")
-        runs = claim(due, limit)
-        if not runs:
+        claimed = claim(due, limit)
+        if not claimed:
             return 0
         batch = _Batch(now)
+        runs = _still_at_work(batch, claimed)
         batch.load_steps(runs)
         moving = _with_events(batch, runs)
         while moving:
             moving = _one_step_on(batch, moving)
         batch.save()
-    return len(runs)
+    return len(claimed)
 
 
 def settle_runs(*, limit: int = 500, now: datetime | None = None) -> int:
@@ -213,6 +218,24 @@ def _put_back(run: Run, error: Exception, *, now: datetime) -> None:
     )
     if run.attempts >= MAX_ATTEMPTS:
         run.status, run.due_at, run.finished_at = Run.Status.FAILED, None, now
+
+
+def _still_at_work(batch: _Batch, runs: Sequence[Run]) -> list[Run]:
+    """End the runs of archived campaigns, and return the others.
+
+    Archiving ends what it sees; this is for what began in the same moment.
+    """
+    archived = set(
+        Campaign.objects.filter(
+            pk__in={run.campaign_id for run in runs}, status=Campaign.Status.ARCHIVED
+        ).values_list("pk", flat=True)
+    )
+    for run in runs:
+        if run.campaign_id in archived:
+            run.status, run.due_at = Run.Status.FINISHED, None
+            run.finished_at, run.reason = batch.now, ARCHIVED
+            batch.changed[run.pk] = run
+    return [run for run in runs if run.campaign_id not in archived]
 
 
 def _with_events(batch: _Batch, runs: Sequence[Run]) -> list[Started]:

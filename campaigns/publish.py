@@ -16,6 +16,7 @@ from campaigns.actions.filter import read_rule
 from campaigns.actions.send import Send
 from campaigns.bells import TICK
 from campaigns.drawing import DrawingInvalid, as_json
+from campaigns.engine import ARCHIVED
 from campaigns.models import Campaign, Run, Step, Version
 from customers.models import MailingCategory
 from events.models import EventField, EventType, Kind
@@ -125,9 +126,9 @@ def archive(campaign: Campaign) -> None:
             status=Run.Status.FINISHED,
             due_at=None,
             finished_at=timezone.now(),
-            reason="The campaign was archived.",
+            reason=ARCHIVED,
         )
-        queue.cancel(campaign.pk, reason="The campaign was archived.")
+        queue.cancel(campaign.pk, reason=ARCHIVED)
         queue.release(campaign.pk)
         _mark_awaited()
 

@@ -291,3 +291,25 @@ def test_a_filter_that_breaks_is_tried_again_and_then_given_up_visibly():
         "",
         1,
     )
+
+
+def test_the_walk_for_a_campaign_that_was_archived_ends_where_it_is():
+    campaign = make.campaign(make.sms(), on="Shop opened", system=True)
+    for _ in range(3):
+        make.customer()
+    make.system_event("Shop opened")
+    dispatch_system_events()
+    walk_broadcasts(chunk=1)
+
+    publish.archive(campaign)
+    while walk_broadcasts(chunk=1):
+        pass
+
+    broadcast = Broadcast.objects.get()
+    assert (broadcast.status, broadcast.reason) == (
+        "finished",
+        "The campaign was archived.",
+    )
+    assert (broadcast.examined, broadcast.entered) == (1, 1)
+    assert broadcast.finished_at is not None
+    assert Run.objects.count() == 1

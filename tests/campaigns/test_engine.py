@@ -13,7 +13,7 @@ from campaigns import publish
 from campaigns.actions import ACTIONS
 from campaigns.dispatch import dispatch_events
 from campaigns.engine import advance_runs, settle_runs
-from campaigns.models import Entry, Passage, Run
+from campaigns.models import Campaign, Entry, Passage, Run
 from events.models import PendingEvent
 from messaging.models import Message
 from messaging.send import send_messages
@@ -414,6 +414,33 @@ def test_archiving_ends_what_is_under_way():
     assert Message.objects.get().status == "suppressed"
     run = Run.objects.get()
     assert (run.status, run.reason) == ("finished", "The campaign was archived.")
+
+
+def test_a_run_that_began_in_the_moment_of_archiving_ends_too():
+    campaign = make.campaign(make.sms())
+    make.event(make.reachable(), "Order paid")
+    # Dispatch has read the campaign as published, and commits after the archiving.
+    dispatch_events()
+    Campaign.objects.update(status=Campaign.Status.ARCHIVED)
+
+    assert advance_runs() == 1
+
+    run = Run.objects.get(campaign=campaign)
+    assert (run.status, run.reason) == ("finished", "The campaign was archived.")
+    assert (run.due_at, run.finished_at is None) == (None, False)
+    assert not Message.objects.exists()
+    assert not Passage.objects.exists()
+    assert advance_runs() == 0
+
+
+def test_a_run_of_a_paused_campaign_waits_beside_one_that_was_archived():
+    make.campaign(make.sms())
+    make.event(make.reachable(), "Order paid")
+    dispatch_events()
+    Campaign.objects.update(status=Campaign.Status.PAUSED)
+
+    assert advance_runs() == 0
+    assert Run.objects.get().status == "waiting"
 
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
