@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import structlog
 from celery import current_app
 from django.core.cache import cache
@@ -11,6 +13,11 @@ logger = structlog.get_logger(__name__)
 
 #: A ring that nobody answered for so long no longer keeps others from ringing.
 UNANSWERED_SECONDS = 5
+#: How long this process leaves Valkey alone once it did not answer: whoever records
+#: events must not wait for a bell each time. The tick finds the rows meanwhile.
+LEFT_ALONE_SECONDS = 5.0
+
+_asked_again_at = 0.0
 
 
 def ring(task: str) -> None:
@@ -24,19 +31,34 @@ def ring(task: str) -> None:
 
 def answer(task: str) -> None:
     """Say that `task` is awake, before it looks for rows: later rings count again."""
+    if _is_left_alone():
+        return
     try:
         cache.delete(_key(task))
     except Exception:
+        _leave_alone()
         logger.warning("doorbell.cache_away", task=task)
 
 
 def _ring_now(task: str) -> None:
+    if _is_left_alone():
+        return
     try:
         if cache.add(_key(task), 1, timeout=UNANSWERED_SECONDS):
             current_app.send_task(task)
     except Exception:
         # Whatever the broker's client raises: the rows are safe, the tick comes.
+        _leave_alone()
         logger.warning("doorbell.broker_away", task=task)
+
+
+def _is_left_alone() -> bool:
+    return time.monotonic() < _asked_again_at
+
+
+def _leave_alone() -> None:
+    global _asked_again_at
+    _asked_again_at = time.monotonic() + LEFT_ALONE_SECONDS
 
 
 def _key(task: str) -> str:
