@@ -13,7 +13,7 @@ from rest_framework.response import Response
 
 from customers.api import CUSTOMER, CustomerOut, customers_out
 from events.models import Scope
-from segments import members, rules, usage
+from segments import members, offers, rules, usage
 from segments.describe import describe
 from segments.dictionary import Dictionary
 from segments.models import Segment
@@ -148,7 +148,10 @@ class Segments(ApiView):
         problems=(400,),
     )
     def get(self, request: Request) -> Response:
-        return Response(page(request, Segment.objects.all(), segment_out))
+        words = Words()
+        return Response(
+            page(request, Segment.objects.all(), lambda one: segment_out(one, words))
+        )
 
     @operation(
         name="createSegment",
@@ -289,9 +292,22 @@ def find_segment(pk: int) -> Segment:
     return segment
 
 
-def segment_out(segment: Segment) -> SegmentOut:
+class Words:
+    """Labels and names for sentences, looked up once for a whole list."""
+
+    def __init__(self) -> None:
+        self.attributes = offers.attribute_labels()
+        self.segments = offers.segment_names()
+
+
+def segment_out(segment: Segment, words: Words | None = None) -> SegmentOut:
+    words = words or Words()
     try:
-        sentence = describe(rules.parse(segment.rule))
+        sentence = describe(
+            rules.parse(segment.rule),
+            attributes=words.attributes,
+            segments=words.segments,
+        )
     except Invalid:
         sentence = None
     return SegmentOut(

@@ -46,6 +46,20 @@ def test_a_segment_is_saved_and_shown_with_its_rule_in_words(api):
     assert api.get("/segments").json() == {"results": [answer], "next": None}
 
 
+def test_the_sentence_of_a_segment_is_the_one_of_its_preview(api):
+    parisians = save(api)
+    rule = {"not": {"segment": parisians["id"]}}
+    elsewhere = save(api, "Elsewhere", rule)
+
+    told = api.post("/segments/preview", {"rule": rule}).json()["sentence"]
+
+    assert "“Parisians”" in told
+    assert elsewhere["sentence"] == told
+    assert api.get(f"/segments/{elsewhere['id']}").json()["sentence"] == told
+    listed = [one["sentence"] for one in api.get("/segments").json()["results"]]
+    assert listed[1] == told
+
+
 def test_a_saved_segment_tells_its_count_once_it_was_taken(api):
     make.customer(city="Paris")
     make.customer(city="Riga")
