@@ -201,4 +201,10 @@ class MsgspecRenderer(BaseRenderer):
         accepted_media_type: str | None = None,
         renderer_context: Mapping[str, Any] | None = None,
     ) -> bytes:
-        return b"" if data is None else msgspec.json.encode(data)
+        if data is None:
+            return b""
+        try:
+            return msgspec.json.encode(data)
+        except UnicodeEncodeError:
+            # Half a surrogate pair that is told back goes out as the escape it came as.
+            return json.dumps(msgspec.to_builtins(data)).encode()

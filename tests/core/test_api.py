@@ -101,6 +101,38 @@ def test_a_cut_emoji_is_refused_wherever_it_stands(api, path, raw):
     assert not Event.objects.exists()
 
 
+@pytest.mark.parametrize(
+    "cut",
+    [
+        b'{"external_id": "\\ud83d"}',
+        b'{"external_id": "C-1", "\\ud83d": 1}',
+        *(
+            b'{"external_id": "C-1", "%s": "\\ud83d"}' % name
+            for name in (b"first_name", b"email", b"phone", b"gender", b"country")
+        ),
+        *(
+            b'{"external_id": "C-1", "%s": "\\ud83d"}' % name
+            for name in (b"birth_date", b"registered_at", b"language", b"time_zone")
+        ),
+        b'{"external_id": "C-1", "attributes": {"\\ud83d": 1}}',
+        b'{"external_id": "C-1", "attributes": {"a": "\\ud83d"}}',
+        b'{"external_id": "C-1", "consents": {"\\ud83d": true}}',
+        b'{"external_id": "C-1", "devices": [{"platform": "ios", "token": "\\ud83d"}]}',
+        b'{"external_id": "C-1", "devices": [{"\\ud83d": "ios", "token": "x"}]}',
+        b'{"external_id": "C-1", "devices": [{"platform": "\\ud83d", "token": "x"}]}',
+    ],
+)
+def test_a_cut_emoji_spoils_its_own_customer_and_no_other(api, cut):
+    whole = b'{"external_id": "C-2", "first_name": "\\ud83d\\ude00"}'
+
+    response = api.post("/customers", raw=b'{"customers": [%s, %s]}' % (cut, whole))
+
+    assert response.status_code == 202
+    told = [one["status"] for one in response.json()["results"]]
+    assert told == ["rejected", "created"]
+    assert Customer.objects.get().first_name == "\N{GRINNING FACE}"
+
+
 @pytest.mark.parametrize("body", [[], [EVENT], "text", 5, None, True])
 def test_json_that_is_no_object_is_refused(api, body):
     told = problem(
