@@ -18,22 +18,41 @@ SECONDS = 20
 
 @shared_task(name=TICK)
 def tick() -> None:
-    """Pending events → runs and broadcasts; due runs one step on."""
+    """Pending events → runs and broadcasts; due runs one step on.
+
+    A part that fails is left alone until the next tick, and stops none of the others.
+    """
     doorbell.answer(TICK)
+    faults: dict[str, Exception] = {}
 
     def work() -> int:
         # One after the other in every round, so that none starves.
-        broadcasts = dispatch.dispatch_system_events()
-        if broadcasts:
-            doorbell.ring(WALK)
-        return (
-            broadcasts
-            + dispatch.dispatch_events()
-            + engine.settle_runs()
-            + engine.advance_runs()
-        )
+        done = 0
+        for part in (
+            _start_broadcasts,
+            dispatch.dispatch_events,
+            engine.settle_runs,
+            engine.advance_runs,
+        ):
+            name = getattr(part, "__name__", "")
+            if name in faults:
+                continue
+            try:
+                done += part()
+            except Exception as error:
+                faults[name] = error
+        return done
 
     _until_done(work, again=TICK)
+    if faults:
+        raise ExceptionGroup(", ".join(faults), list(faults.values()))
+
+
+def _start_broadcasts() -> int:
+    started = dispatch.dispatch_system_events()
+    if started:
+        doorbell.ring(WALK)
+    return started
 
 
 @shared_task(name=WALK)
