@@ -6,6 +6,7 @@ takes the place of the ordinary change page, and the form moves to `edit/`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
@@ -23,7 +24,7 @@ from smartcomm.core.errors import UserError
 from smartcomm.core.paging import read_cursor
 from smartcomm.site import membership
 from smartcomm.site.reach import reach
-from smartcomm.site.timeline import KINDS, Asked, by_day, timeline
+from smartcomm.site.timeline import KINDS, PERMISSIONS, Asked, by_day, timeline
 
 
 class ProfileAdmin(CustomerAdmin):
@@ -123,6 +124,13 @@ class ProfileAdmin(CustomerAdmin):
         self, request: HttpRequest, customer: Customer, asked: Asked, *, before: str
     ) -> dict[str, Any]:
         page = timeline(customer, asked, before=before)
+        may_open = {
+            kind for kind, name in PERMISSIONS.items() if request.user.has_perm(name)
+        }
+        lines = [
+            line if line.kind in may_open else replace(line, url="")
+            for line in page.items
+        ]
         last = read_cursor(before).at if before else None
         older = ""
         if page.next:
@@ -131,7 +139,7 @@ class ProfileAdmin(CustomerAdmin):
             address = reverse("admin:customers_customer_timeline", args=[customer.pk])
             older = f"{address}?{parameters.urlencode()}"
         return {
-            "days": by_day(page.items, after=last),
+            "days": by_day(lines, after=last),
             "older": older,
             "is_first": not before,
         }

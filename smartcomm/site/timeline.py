@@ -47,6 +47,14 @@ class Line:
     text: str = ""
 
 
+#: What one needs to open the page of a line.
+PERMISSIONS = {
+    "event": "events.view_event",
+    "system": "events.view_systemevent",
+    "run": "campaigns.view_run",
+    "message": "messaging.view_message",
+}
+
 #: What the filter offers; the first is everything.
 KINDS = {
     "": "Everything",
@@ -281,6 +289,9 @@ def _message_line(found: _Found, campaigns: dict[int, str]) -> Line:
     title = message.subject or message.body[:80] or str(message.content)
     why = message.get_reason_display() if message.reason else ""
     facts: list[tuple[str, Any]] = []
+    label = message.get_channel_display()
+    if message.is_test:
+        label += " test, to staff"
     if message.campaign_id in campaigns:
         facts.append(("Campaign", campaigns[message.campaign_id]))
     if message.step:
@@ -292,7 +303,7 @@ def _message_line(found: _Found, campaigns: dict[int, str]) -> Line:
     return Line(
         place=found.place,
         kind="message",
-        label=message.get_channel_display(),
+        label=label,
         icon=CHANNEL_ICONS[Channel(message.channel)],
         title=title,
         at=message.created_at,

@@ -176,6 +176,32 @@ def test_a_mangled_cursor_is_refused_in_words(admin_client):
     assert "Start again" in answer.content.decode()
 
 
+def test_lines_lead_only_to_pages_one_may_view(client):
+    anna = make.customer("C-1001")
+    make.event(anna, "Order paid")
+    run = a_run(anna)
+    user = User.objects.create_user("vera", is_staff=True)
+    for codename in ("view_customer", "view_run"):
+        user.user_permissions.add(Permission.objects.get(codename=codename))
+    client.force_login(user)
+
+    page = client.get(part(anna)).content.decode()
+
+    assert "Order paid" in page
+    assert reverse("admin:campaigns_run_change", args=[run.pk]) in page
+    assert "/admin/events/event/" not in page
+
+
+def test_a_test_that_staff_sent_themselves_is_not_taken_for_the_customers(admin_client):
+    anna = make.customer("C-1001")
+    mail = make.message(anna)
+    Message.objects.filter(pk=mail.pk).update(is_test=True)
+
+    page = admin_client.get(part(anna)).content.decode()
+
+    assert "test, to staff" in page
+
+
 def test_what_no_database_can_hold_is_left_out_of_the_filters(admin_client):
     anna = make.customer("C-1001")
     make.event(anna, "Order paid")
