@@ -503,6 +503,16 @@ def _freed(source: str) -> str:
 # --- errors and names -------------------------------------------------------------
 
 
+#: What the parser says of the commonest slips, for people who write no programs.
+IN_WORDS = {
+    "expected '}}', found end of file": "a “{{” is not closed with “}}”",
+    "missing tag name or closing delimiter": "a “{%” is not closed with “%}”",
+    "expected a primitive expression, found end of expression": (
+        "between “{{” and “}}” stands no variable"
+    ),
+}
+
+
 def _explained(error: LiquidError, source: str) -> TemplateError:
     """Liquid's complaint as a sentence with a line."""
     if isinstance(error, ResourceLimitError):
@@ -512,13 +522,15 @@ def _explained(error: LiquidError, source: str) -> TemplateError:
     place = error.context()
     line = place[0] if place else None
     reason = str(error.message or "this is not understood").rstrip(".")
+    reason = IN_WORDS.get(reason, reason)
     if isinstance(error, UnknownFilterError):
         reason = reason.replace("unknown filter", "there is no filter")
     if line is None and source:
         line, unclosed = _unclosed(source)
         reason = unclosed or reason
-    where = f"Line {line}: " if line else ""
-    return TemplateError(f"{where}{reason}.", line=line)
+    if line is None:
+        return TemplateError(f"{reason[:1].upper()}{reason[1:]}.")
+    return TemplateError(f"Line {line}: {reason}.", line=line)
 
 
 def _unclosed(source: str) -> tuple[int | None, str]:

@@ -425,7 +425,17 @@ def test_the_variables_of_a_text_are_told_by_their_dotted_names():
         (
             "push",
             {"title": "t", "text": "{{"},
-            [("text", "Line 1: expected '}}', found end of file.")],
+            [("text", "Line 1: a “{{” is not closed with “}}”.")],
+        ),
+        (
+            "sms",
+            {"text": "Hello {{ }}"},
+            [("text", "Between “{{” and “}}” stands no variable.")],
+        ),
+        (
+            "sms",
+            {"text": "Hello\n{% if client.city"},
+            [("text", "Line 2: a “{%” is not closed with “%}”.")],
         ),
     ],
 )
