@@ -1,28 +1,40 @@
 """Pending events → runs and broadcasts.
 
 Events leave the queue in the transaction that starts what they start, so that a
-crash leaves both undone. A unique key says that an event starts a campaign once.
+crash leaves both undone. A unique key says that an event starts a campaign once; so
+where one of several campaigns cannot be asked, the others start, the event stays in
+the queue, and is looked at again later.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
+import structlog
 from django.db import transaction
-from django.db.models import Max, Min, OuterRef, Subquery
+from django.db.models import F, Max, Min, OuterRef, Q, QuerySet, Subquery, Value
+from django.db.models.functions import Least
 from django.utils import timezone
 
 from campaigns.entry import entering
 from campaigns.models import Broadcast, Campaign, Step, Version
 from customers.models import Customer
-from events.models import PendingEvent, PendingSystemEvent
+from events.models import PendingEvent, PendingSystemEvent, SystemEvent
 from segments import rules
 from segments.compile import events_matching
 from segments.sql import sql
 from smartcomm.core.db import claim, execute, fetch_all
+
+logger = structlog.get_logger(__name__)
+
+#: How long an event waits that a campaign could not be asked about: so long after the
+#: first attempt, twice that after the second, and so on.
+PAUSE = timedelta(minutes=1)
+MOST_PAUSES = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +57,7 @@ CLAIM = """
       FROM events_pendingevent AS pending
       JOIN events_event AS event
         ON event.id = pending.event_id AND event.customer_id = pending.customer_id
+     WHERE pending.due_at IS NULL OR pending.due_at <= %s
      ORDER BY pending.id
      LIMIT %s
        FOR UPDATE OF pending SKIP LOCKED
@@ -77,15 +90,19 @@ def dispatch_events(*, limit: int = 500, now: datetime | None = None) -> int:
     """
     now = now or timezone.now()
     with transaction.atomic():
-        claimed = [Waiting(*row) for row in fetch_all(CLAIM, [limit])]
+        claimed = [Waiting(*row) for row in fetch_all(CLAIM, [now, limit])]
         if not claimed:
             return 0
         by_type: dict[int, list[Waiting]] = defaultdict(list)
         for event in claimed:
             by_type[event.type_id].append(event)
+        again: set[int] = set()
         for version in waiting_versions(by_type, kind=Version.Trigger.EVENT):
-            _start_runs(version, by_type[version.event_type_id or 0], now=now)
-        PendingEvent.objects.filter(pk__in=[event.row_id for event in claimed]).delete()
+            events = by_type[version.event_type_id or 0]
+            if not _isolated(version, _start_runs, events, now=now):
+                again.update(event.row_id for event in events)
+        rows = PendingEvent.objects.filter(pk__in=[event.row_id for event in claimed])
+        _leave(rows, again, now=now)
     return len(claimed)
 
 
@@ -94,35 +111,24 @@ def dispatch_system_events(*, limit: int = 50, now: datetime | None = None) -> i
     now = now or timezone.now()
     with transaction.atomic():
         claimed = claim(
-            PendingSystemEvent.objects.select_related("system_event").order_by("pk"),
+            PendingSystemEvent.objects.filter(Q(due_at=None) | Q(due_at__lte=now))
+            .select_related("system_event")
+            .order_by("pk"),
             limit,
         )
         if not claimed:
             return 0
-        by_type = defaultdict(list)
+        by_type: dict[int, list[PendingSystemEvent]] = defaultdict(list)
         for row in claimed:
-            by_type[row.system_event.type_id].append(row.system_event)
-        last_id = Customer.objects.aggregate(last=Max("pk"))["last"] or 0
-        broadcasts = []
+            by_type[row.system_event.type_id].append(row)
+        again: set[int] = set()
         for version in waiting_versions(by_type, kind=Version.Trigger.SYSTEM_EVENT):
-            events = by_type[version.event_type_id or 0]
-            fresh = [
-                event.pk
-                for event in events
-                if is_fresh(version, event.occurred_at, event.received_at, now=now)
-            ]
-            for event_id in sorted(matching(version, fresh, now=now)):
-                broadcasts.append(
-                    Broadcast(
-                        campaign_id=version.campaign_id,
-                        version=version,
-                        system_event_id=event_id,
-                        last_id=last_id,
-                        due_at=now,
-                    )
-                )
-        Broadcast.objects.bulk_create(broadcasts, ignore_conflicts=True)
-        PendingSystemEvent.objects.filter(pk__in=[row.pk for row in claimed]).delete()
+            rows = by_type[version.event_type_id or 0]
+            events = [row.system_event for row in rows]
+            if not _isolated(version, _start_broadcasts, events, now=now):
+                again.update(row.pk for row in rows)
+        pending = PendingSystemEvent.objects.filter(pk__in=[row.pk for row in claimed])
+        _leave(pending, again, now=now)
     return len(claimed)
 
 
@@ -176,7 +182,68 @@ def matching(version: Version, event_ids: Sequence[int], *, now: datetime) -> se
     )
 
 
-def _start_runs(version: Version, events: list[Waiting], *, now: datetime) -> None:
+def _isolated(
+    version: Version,
+    start: Callable[..., None],
+    events: Sequence[Any],
+    *,
+    now: datetime,
+) -> bool:
+    """Start what these events start in one version. Tells whether that went well."""
+    try:
+        with transaction.atomic():
+            start(version, events, now=now)
+    except Exception:
+        # Whatever it is, it must not hold up the other campaigns.
+        logger.exception("dispatch.fault", version=version.pk)
+        return False
+    return True
+
+
+def _leave(
+    claimed: QuerySet[PendingEvent] | QuerySet[PendingSystemEvent],
+    again: set[int],
+    *,
+    now: datetime,
+) -> None:
+    """Take rows off the queue, but for those to look at again later."""
+    if again:
+        # Longer after every attempt, an hour at most; never given up.
+        pause = Least(F("attempts") + 1, Value(MOST_PAUSES)) * PAUSE
+        claimed.filter(pk__in=again).update(
+            attempts=Least(F("attempts") + 1, Value(MOST_PAUSES)), due_at=now + pause
+        )
+    claimed.exclude(pk__in=again).delete()
+
+
+def _start_broadcasts(
+    version: Version, events: Sequence[SystemEvent], *, now: datetime
+) -> None:
+    fresh = [
+        event.pk
+        for event in events
+        if is_fresh(version, event.occurred_at, event.received_at, now=now)
+    ]
+    found = sorted(matching(version, fresh, now=now))
+    if not found:
+        return
+    last_id = Customer.objects.aggregate(last=Max("pk"))["last"] or 0
+    Broadcast.objects.bulk_create(
+        [
+            Broadcast(
+                campaign_id=version.campaign_id,
+                version=version,
+                system_event_id=event_id,
+                last_id=last_id,
+                due_at=now,
+            )
+            for event_id in found
+        ],
+        ignore_conflicts=True,
+    )
+
+
+def _start_runs(version: Version, events: Sequence[Waiting], *, now: datetime) -> None:
     fresh = {
         event.event_id: event
         for event in events

@@ -233,7 +233,17 @@ def _check_step(
             for one in drawing["steps"]
             if one["action"] == "filter_customers"
         }
-        if step.config["filter"] not in asked:
+        if step.config["filter"] in asked:
+            to = graph.arrows(drawing["steps"])
+            if step.key not in graph.reachable(step.config["filter"], to):
+                findings.errors.append(
+                    DrawingInvalid(
+                        f"“{step.key}” asks “{step.config['filter']}” again, which "
+                        "does not come before it. Choose an earlier filter.",
+                        field=step.key,
+                    )
+                )
+        else:
             findings.errors.append(
                 DrawingInvalid(
                     f"“{step.key}” asks the filter “{step.config['filter']}” again, "

@@ -29,7 +29,10 @@ NO_CONTACT = Contact("", is_valid=False)
 
 
 def normalise_email(text: str) -> Contact:
-    """The address with its domain in lower case. The mail server is not asked."""
+    """The address in lower case. The mail server is not asked.
+
+    A server might tell Anna@ from anna@; none that matters does, and people do not.
+    """
     text = text.strip()
     if not text:
         return NO_CONTACT
@@ -37,7 +40,7 @@ def normalise_email(text: str) -> Contact:
         checked = validate_email(text, check_deliverability=False)
     except EmailNotValidError:
         return Contact(text, is_valid=False)
-    return Contact(checked.normalized, is_valid=True)
+    return Contact(checked.normalized.lower(), is_valid=True)
 
 
 def normalise_phone(text: str, *, country: str = "") -> Contact:

@@ -228,6 +228,10 @@ class PendingEvent(CustomerOwned):
         related_name="+",
     )
 
+    #: Empty: at once. Set where a campaign could not be asked.
+    due_at = models.DateTimeField(null=True)
+    attempts = models.PositiveSmallIntegerField(db_default=0)
+
     def __str__(self) -> str:
         return f"event {self.event_id}"
 
@@ -236,6 +240,8 @@ class PendingSystemEvent(models.Model):
     """A system event that campaigns have not looked at yet. The row is the queue."""
 
     system_event = models.OneToOneField(SystemEvent, models.CASCADE, related_name="+")
+    due_at = models.DateTimeField(null=True)
+    attempts = models.PositiveSmallIntegerField(db_default=0)
 
     def __str__(self) -> str:
         return f"system event {self.system_event_id}"

@@ -108,6 +108,10 @@ class Text:
             self.template.render_with_context(context, buffer)
         except LiquidError as error:
             raise _explained(error, "") from error
+        except (ArithmeticError, ValueError) as error:
+            # Of a value that a filter or a tag can do nothing with: a date in the
+            # year 0, a limit below any number.
+            raise TemplateError(f"A value does not fit its place: {error}.") from error
         return buffer.getvalue(), list(dict.fromkeys(context.missing))
 
     def variables(self) -> set[str]:

@@ -31,6 +31,7 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 import structlog
+from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection, transaction
 from django.utils import timezone
 
@@ -51,10 +52,12 @@ from smartcomm.core.db import batches, execute, fetch_all
 logger = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-#: How many messages one statement claims, and how many at most a dead worker leaves
-#: behind in doubt.
+#: How many messages one statement claims.
 BATCH = 500
-GROUP = 20
+#: How many messages at most a dead worker leaves behind in doubt.
+IN_DOUBT_AT_MOST = 20
+#: Its threads share that number.
+GROUP = max(1, IN_DOUBT_AT_MOST // settings.MESSAGE_THREADS)
 #: A worker looks after its batch for BATCH_SECONDS and lets go of the rest; should it
 #: be dead, others take over when the lease ends.
 BATCH_SECONDS = 30.0

@@ -207,6 +207,8 @@ class Migration(migrations.Migration):
                         to="events.eventtype",
                     ),
                 ),
+                ("due_at", models.DateTimeField(null=True)),
+                ("attempts", models.PositiveSmallIntegerField(db_default=0)),
             ],
             options={
                 "abstract": False,
@@ -331,6 +333,8 @@ class Migration(migrations.Migration):
                         to="events.systemevent",
                     ),
                 ),
+                ("due_at", models.DateTimeField(null=True)),
+                ("attempts", models.PositiveSmallIntegerField(db_default=0)),
             ],
         ),
         migrations.CreateModel(

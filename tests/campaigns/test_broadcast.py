@@ -9,7 +9,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from campaigns import publish
+from campaigns import dispatch, publish
 from campaigns.broadcast import walk_broadcasts
 from campaigns.dispatch import dispatch_system_events
 from campaigns.engine import advance_runs, settle_runs
@@ -252,6 +252,27 @@ def test_a_paused_campaign_s_broadcast_waits():
     walk()
 
     assert Run.objects.count() == 1
+
+
+def test_a_campaign_that_cannot_be_asked_holds_up_no_other(monkeypatch):
+    broken = make.campaign(on="Shop opened", system=True)
+    fine = make.campaign(on="Shop opened", system=True)
+    make.system_event("Shop opened")
+    now, ask = timezone.now(), dispatch.matching
+
+    def fault(version, ids, **how):
+        if version.campaign_id == broken.pk:
+            raise RuntimeError("broken")
+        return ask(version, ids, **how)
+
+    monkeypatch.setattr(dispatch, "matching", fault)
+    dispatch_system_events(now=now)
+    assert Broadcast.objects.get().campaign == fine
+
+    monkeypatch.setattr(dispatch, "matching", ask)
+    assert dispatch_system_events(now=now) == 0
+    dispatch_system_events(now=now + timedelta(minutes=2))
+    assert Broadcast.objects.count() == 2
 
 
 def test_a_filter_that_breaks_is_tried_again_and_then_given_up_visibly():

@@ -220,6 +220,28 @@ def test_publishing_again_supersedes_and_takes_the_number_on():
         ("Choose the event", changed(trigger__event="")),
         ("nowhere", changed(steps__1__next={"sent": "nowhere"})),
         (
+            "does not come before it",
+            changed(
+                start="again",
+                steps=[
+                    make.step(
+                        "again",
+                        "refresh_filter",
+                        {"filter": "who"},
+                        positive="who",
+                        negative=None,
+                    ),
+                    make.step(
+                        "who",
+                        "filter_customers",
+                        {"rule": {"attribute": "city", "op": "is set"}},
+                        positive=None,
+                        negative=None,
+                    ),
+                ],
+            ),
+        ),
+        (
             "none",
             changed(steps__0=make.step("viewers", "refresh_filter", {"filter": "x"})),
         ),

@@ -9,7 +9,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from campaigns import publish
+from campaigns import dispatch, publish
 from campaigns.actions import ACTIONS
 from campaigns.dispatch import dispatch_events
 from campaigns.engine import advance_runs, settle_runs
@@ -175,6 +175,30 @@ def test_dispatching_costs_the_same_queries_for_one_event_and_for_many():
         return len(queries)
 
     assert cost(1) == cost(30)
+
+
+def test_a_campaign_that_cannot_be_asked_holds_up_no_other(monkeypatch):
+    broken, fine = make.campaign(on="Order paid"), make.campaign(on="Order paid")
+    make.event(make.customer(), "Order paid")
+    now, ask = timezone.now(), dispatch.matching
+
+    def fault(version, ids, **how):
+        if version.campaign_id == broken.pk:
+            raise RuntimeError("broken")
+        return ask(version, ids, **how)
+
+    monkeypatch.setattr(dispatch, "matching", fault)
+    assert dispatch_events(now=now) == 1
+
+    assert Run.objects.get().campaign == fine
+    # The event is not lost for the other one: it is looked at again later.
+    assert PendingEvent.objects.get().attempts == 1
+    assert dispatch_events(now=now) == 0
+    monkeypatch.setattr(dispatch, "matching", ask)
+    assert dispatch_events(now=now + timedelta(minutes=2)) == 1
+    assert set(Run.objects.values_list("campaign", flat=True)) == {broken.pk, fine.pk}
+    assert Run.objects.count() == 2
+    assert not PendingEvent.objects.exists()
 
 
 # Steps

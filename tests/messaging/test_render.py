@@ -480,3 +480,16 @@ def test_whatever_an_event_carries_is_never_html(value):
 def test_any_text_is_either_liquid_or_refused(text):
     with suppress(TemplateError):
         sms(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{{ client.eventContext.strange | date: "%Y" }}',
+        "{% for line in client.eventContext.lines limit: client.eventContext.low %}"
+        "{{ line.name }}{% endfor %}",
+    ],
+)
+def test_a_value_that_fits_nowhere_is_a_refusal_in_words(text):
+    with pytest.raises(TemplateError, match=r"\.$"):
+        sms(text, strange="0001-01-01T00:00:00+14:00", low=-1e308)

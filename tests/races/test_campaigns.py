@@ -45,7 +45,7 @@ def test_a_dispatcher_passes_over_what_another_holds():
         make.event(make.customer(), "Order paid")
 
     with transaction.atomic():
-        fetch_all(dispatch.CLAIM, [1])
+        fetch_all(dispatch.CLAIM, [timezone.now(), 1])
         (done,) = at_once(1, lambda _: dispatch_events())
 
     assert done == 1
