@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from django.utils import timezone
+
 from customers.contacts import normalise_email, normalise_phone
 from customers.models import Channel, Customer
 from events.models import Event, SystemEvent
@@ -211,11 +213,12 @@ def release(campaign_id: int) -> None:
 def cancel(campaign_id: int, *, reason: str) -> int:
     """Suppress what a campaign has queued and not handed over. Returns how many.
 
-    Whoever asked for them has ended, and is not told.
+    Whoever asked for them has ended, and is not told. What is being handed over just
+    now may still go out, but is not tried again.
     """
-    return Message.objects.filter(
-        campaign_id=campaign_id, status=Message.Status.QUEUED
-    ).update(
+    of_campaign = Message.objects.filter(campaign_id=campaign_id)
+    of_campaign.filter(status=Message.Status.SENDING).update(expires_at=timezone.now())
+    return of_campaign.filter(status=Message.Status.QUEUED).update(
         status=Message.Status.SUPPRESSED,
         reason=Message.Reason.CANCELLED,
         detail=reason,

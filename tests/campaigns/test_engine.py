@@ -467,6 +467,22 @@ def test_a_run_of_a_paused_campaign_waits_beside_one_that_was_archived():
     assert Run.objects.get().status == "waiting"
 
 
+def test_what_is_being_handed_over_while_archiving_is_not_tried_again():
+    campaign = make.campaign(make.sms())
+    make.event(make.reachable(), "Order paid")
+    dispatch_events()
+    advance_runs()
+    Message.objects.update(status="sending", sending_since=timezone.now())
+
+    publish.archive(campaign)
+    # The provider said: later.
+    Message.objects.update(status="queued", sending_since=None)
+    send_messages(now=timezone.now() + timedelta(minutes=1))
+
+    message = Message.objects.get()
+    assert (message.status, message.reason) == ("suppressed", "expired")
+
+
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 
