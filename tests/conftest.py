@@ -14,7 +14,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from psycopg.sql import SQL, Identifier
 from pytest_django.live_server_helper import LiveServer
 
-from smartcomm.embedded import Services, database_url
+from smartcomm.embedded import Services, data_directory, database_url
+from smartcomm.embedded.keeper import lock_path
+from smartcomm.embedded.locks import FileLock
 
 # Property tests look elsewhere on every run of a developer's, and at the same cases on
 # every run of CI: what landed stays green.
@@ -36,7 +38,12 @@ CHROMIUM_OPTIONS = [
 @pytest.fixture(scope="session", autouse=True)
 def services() -> Iterator[None]:
     """PostgreSQL and Valkey, in data of the tests' own."""
-    with Services(durable=False):
+    with Services(durable=False), FileLock(lock_path("tests", "run")) as alone:
+        if not alone.try_take():
+            pytest.exit(
+                f"Another test run uses {data_directory()}. "
+                "Wait for it, or set SMARTCOMM_DATA to another directory."
+            )
         if not os.environ.get("DATABASE_URL"):
             drop_outdated_databases()
         # WhiteNoise misses it otherwise, though tests do not collect static files.
