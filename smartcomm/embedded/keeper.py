@@ -115,6 +115,8 @@ class Keeper:
         told = time.monotonic()
         while not self._server.is_ready(self._process.pid):
             if self._process.poll() is not None:
+                # PostgreSQL's logger may still be writing down why.
+                processes.have_ended(self._server.home, patience=1)
                 output = self._output.read_text(errors="replace")
                 reason = self._server.complaint(output)
                 raise EmbeddedError(f"{self._server.title} did not start: {reason}")

@@ -80,14 +80,21 @@ def end_leftovers(home: Path, polite: signal.Signals) -> None:
     in a file may be another's by now.
     """
     for number in (polite, signal.SIGKILL):
-        deadline = time.monotonic() + 5
         for pid in _servers_in(home):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
-        while time.monotonic() < deadline:
-            if not _servers_in(home):
-                return
-            time.sleep(0.02)
+        if have_ended(home, patience=5):
+            return
+
+
+def have_ended(home: Path, *, patience: float) -> bool:
+    """Wait for all servers at work in this directory to end, or for our patience."""
+    deadline = time.monotonic() + patience
+    while _servers_in(home):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def _servers_in(home: Path) -> list[int]:

@@ -182,10 +182,9 @@ def test_root_s_closed_home_is_opened_for_the_servers_alone(data):
     data.parent.chmod(0o700)
 
     with Services(durable=False):
+        assert can_pass("smartcomm-db", data.parent)
+        assert not can_pass("nobody", data.parent)
         assert ask() == 1
-
-    assert can_pass("smartcomm-db", data.parent)
-    assert not can_pass("nobody", data.parent)
 
 
 def can_pass(user, directory):
