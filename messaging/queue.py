@@ -168,18 +168,21 @@ def times_to_live() -> dict[str, timedelta]:
     }
 
 
-# The words of the partial index message_unsettled, so that it is used.
+# The words of the partial index message_unsettled, so that it is used. Materialised: a
+# subquery may be run again by the plan, and would then take more than its limit.
 TAKE_SETTLED = """
-    UPDATE messaging_message SET is_settled = true
-     WHERE id IN (
+    WITH ended AS MATERIALIZED (
         SELECT id FROM messaging_message
          WHERE NOT is_settled AND run_id IS NOT NULL
            AND NOT (status IN ('queued', 'sending'))
          ORDER BY id
          LIMIT %s
            FOR UPDATE SKIP LOCKED
-     )
-    RETURNING id, customer_id, run_id, step, status, reason, detail
+    )
+    UPDATE messaging_message AS message SET is_settled = true
+      FROM ended
+     WHERE message.id = ended.id
+    RETURNING message.id, customer_id, run_id, step, status, reason, detail
 """
 
 
