@@ -9,7 +9,7 @@ the queue, and is looked at again later.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -216,15 +216,25 @@ def _leave(
     claimed.exclude(pk__in=again).delete()
 
 
+def _wanted(
+    version: Version,
+    events: Mapping[int, Waiting] | Mapping[int, SystemEvent],
+    *,
+    now: datetime,
+) -> list[int]:
+    """The ids of the events that start something in this version, in their order."""
+    fresh = [
+        event_id
+        for event_id, event in events.items()
+        if is_fresh(version, event.occurred_at, event.received_at, now=now)
+    ]
+    return sorted(matching(version, fresh, now=now))
+
+
 def _start_broadcasts(
     version: Version, events: Sequence[SystemEvent], *, now: datetime
 ) -> None:
-    fresh = [
-        event.pk
-        for event in events
-        if is_fresh(version, event.occurred_at, event.received_at, now=now)
-    ]
-    found = sorted(matching(version, fresh, now=now))
+    found = _wanted(version, {event.pk: event for event in events}, now=now)
     if not found:
         return
     last_id = Customer.objects.aggregate(last=Max("pk"))["last"] or 0
@@ -244,13 +254,8 @@ def _start_broadcasts(
 
 
 def _start_runs(version: Version, events: Sequence[Waiting], *, now: datetime) -> None:
-    fresh = {
-        event.event_id: event
-        for event in events
-        if is_fresh(version, event.occurred_at, event.received_at, now=now)
-    }
-    found = sorted(matching(version, list(fresh), now=now))
-    started = [fresh[event_id] for event_id in found]
+    by_id = {event.event_id: event for event in events}
+    started = [by_id[event_id] for event_id in _wanted(version, by_id, now=now)]
     if version.entry_rule != Version.Entry.EVERY_EVENT:
         # A statement lets a customer in once: the first event of each is the one.
         first: dict[int, Waiting] = {}

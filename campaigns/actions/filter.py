@@ -22,7 +22,7 @@ from campaigns.actions.base import (
 from campaigns.models import Step
 from segments import rules
 from segments.builder import RuleField
-from segments.compile import MissingField, compile_rule, lookup
+from segments.compile import compile_rule, lookup
 from segments.describe import describe
 from segments.dictionary import Dictionary
 from segments.rules import RuleError
@@ -141,15 +141,14 @@ def missing_reason(codes: Sequence[str]) -> str:
 def _members(
     rule: rules.Rule, groups: Sequence[Sequence[Started]], **how: Any
 ) -> list[set[int]]:
+    """The customers of each group who meet the rule. One statement.
+
+    The contexts have every field that the rule asks for.
+    """
     queries = []
     for number, group in enumerate(groups):
         customers = sorted({started.run.customer_id for started in group})
-        try:
-            query = compile_rule(
-                rule, context=group[0].context, restrict=customers, **how
-            )
-        except MissingField:
-            continue
+        query = compile_rule(rule, context=group[0].context, restrict=customers, **how)
         queries.append(
             sql(
                 "SELECT {}::int, customer_id FROM ({}) AS members",
@@ -158,8 +157,7 @@ def _members(
             )
         )
     members: list[set[int]] = [set() for _ in groups]
-    if queries:
-        union = join(" UNION ALL ", queries)
-        for number, customer_id in fetch_all(union.text, union.params):
-            members[number].add(customer_id)
+    union = join(" UNION ALL ", queries)
+    for number, customer_id in fetch_all(union.text, union.params):
+        members[number].add(customer_id)
     return members
