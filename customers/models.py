@@ -101,6 +101,27 @@ class Customer(models.Model):
         return f"{self.first_name} {self.last_name}".strip()
 
 
+class FormerId(models.Model):
+    """An ID that a customer had before being merged into another one.
+
+    Whatever still comes for the old ID is about the customer who was kept.
+    """
+
+    external_id = models.CharField("former ID", max_length=128, unique=True)
+    customer = models.ForeignKey(Customer, models.CASCADE, related_name="former_ids")
+    #: The profile as it was, so that nothing of it is lost.
+    profile = models.JSONField(default=dict)
+    merged_by = models.CharField(max_length=150, blank=True)
+    merged_at = models.DateTimeField()
+
+    class Meta:
+        verbose_name = "former ID"
+        ordering: ClassVar = ["-merged_at"]
+
+    def __str__(self) -> str:
+        return self.external_id
+
+
 class Attribute(models.Model):
     """A named, typed fact about customers, beyond those every customer has.
 

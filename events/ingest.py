@@ -20,9 +20,17 @@ from django.utils import timezone
 from customers.contacts import normalise_email, normalise_phone
 from customers.models import Customer
 from events import schema
-from events.models import EventType, Kind, PendingSystemEvent, RejectedEvent, Source
+from events.formats import TRANSLATORS
+from events.models import (
+    EventType,
+    Format,
+    Kind,
+    PendingSystemEvent,
+    RejectedEvent,
+    Source,
+)
 from events.signals import events_recorded
-from events.wire import UNSTORABLE, Item, Refusal, read_item
+from events.wire import MAX_ID, MAX_NAME, UNSTORABLE, Item, Refusal, read_item
 from smartcomm.core.db import execute, fetch_all
 
 ACCEPTED = "accepted"
@@ -67,10 +75,11 @@ def record_events(
     *,
     source: Source,
     kind: Kind = Kind.CUSTOMER,
+    format: Format = Format.NATIVE,
     now: datetime | None = None,
     keep_rejected: bool = True,
 ) -> Recorded:
-    """Record events as the API gets them, decoded from JSON.
+    """Record events as the API gets them, decoded from JSON, in one of the formats.
 
     New event types and fields are learnt first, in a transaction of their own.
     Then customers, events, the rows of the queue and the rejected events are
@@ -79,7 +88,7 @@ def record_events(
     """
     now = now or timezone.now()
     rejections: dict[int, Refusal] = {}
-    read = _read(items, rejections, kind=kind, now=now)
+    read = _read(items, rejections, kind=kind, format=format, now=now)
     rows = _check_types(read, rejections, kind=kind)
     schema.learn_fields((row.type.pk, row.item) for row in rows)
     with transaction.atomic():
@@ -89,7 +98,7 @@ def record_events(
         else:
             recorded = _insert_system_events(rows, source=source, now=now)
         if keep_rejected and rejections:
-            _keep(items, rejections, source=source, kind=kind)
+            _keep(items, rejections, source=source, kind=kind, format=format)
     return _answer(items, rows, rejections, recorded)
 
 
@@ -98,12 +107,14 @@ def _read(
     rejections: dict[int, Refusal],
     *,
     kind: Kind,
+    format: Format,
     now: datetime,
 ) -> list[tuple[int, Item]]:
+    translate = TRANSLATORS[format]
     read = []
     for index, data in enumerate(items):
         try:
-            read.append((index, read_item(data, kind=kind, now=now)))
+            read.append((index, read_item(translate(data), kind=kind, now=now)))
         except Refusal as refusal:
             rejections[index] = refusal
     return read
@@ -336,12 +347,16 @@ def _keep(
     *,
     source: Source,
     kind: Kind,
+    format: Format,
 ) -> None:
     RejectedEvent.objects.bulk_create(
         [
             RejectedEvent(
                 source=source,
                 kind=kind,
+                format=format,
+                name=_sent_text(items[index], "name", MAX_NAME),
+                external_id=_sent_text(items[index], "id", MAX_ID),
                 # ASCII: a character that no text can hold stays as its escape.
                 payload=json.dumps(items[index]),
                 code=refusal.code,
@@ -367,7 +382,7 @@ def _answer(
             answer.results.append(
                 Result(
                     index,
-                    _sent_id(items[index]),
+                    _sent_text(items[index], "id", MAX_ID),
                     REJECTED,
                     refusal.code,
                     refusal.field,
@@ -388,6 +403,7 @@ def _answer(
     return answer
 
 
-def _sent_id(item: object) -> str:
-    sent = item.get("id") if isinstance(item, dict) else None
-    return UNSTORABLE.sub("\ufffd", sent)[:200] if isinstance(sent, str) else ""
+def _sent_text(item: object, key: str, most: int) -> str:
+    """A text of an item that was refused, as far as it can be told and stored."""
+    sent = item.get(key) if isinstance(item, dict) else None
+    return UNSTORABLE.sub("\ufffd", sent)[:most] if isinstance(sent, str) else ""

@@ -29,6 +29,19 @@ class Source(models.Model):
         default=UnknownCustomers.CREATE,
         help_text="What to do with an event of a customer we do not know.",
     )
+    requests_per_second = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        help_text="How many requests it may make. Empty: as the installation sets it. "
+        "0: no limit.",
+    )
+    allowed_networks = ArrayField(
+        models.CharField(max_length=49),
+        default=list,
+        blank=True,
+        help_text="Where its requests may come from: addresses or networks, such as "
+        "203.0.113.7 or 203.0.113.0/24. Empty: from anywhere.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -57,6 +70,15 @@ class ApiKey(models.Model):
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
     last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
+    replaces = models.OneToOneField(
+        "self",
+        models.SET_NULL,
+        null=True,
+        blank=True,
+        editable=False,
+        related_name="replaced_by",
+        help_text="The key that this one was made to follow.",
+    )
 
     class Meta:
         verbose_name = "API key"
@@ -76,6 +98,7 @@ class EventType(models.Model):
 
     class Mode(models.TextChoices):
         OPEN = "open", "Open: new fields are learnt"
+        WARN = "warn", "Warn: what is not declared is stored, and told as a warning"
         ENFORCED = "enforced", "Enforced: an unknown field or a wrong type is rejected"
 
     name = models.CharField(max_length=128, unique=True)
@@ -117,7 +140,15 @@ class EventField(models.Model):
     code = models.CharField("field code", max_length=255)
     label = models.CharField(max_length=150, blank=True)
     value_type = models.CharField("type of value", max_length=8, choices=Type)
+    is_required = models.BooleanField("required", default=False)
     created_at = models.DateTimeField("first seen", auto_now_add=True)
+    last_seen_on = models.DateField(
+        "last seen",
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="The day, in UTC, of the last event that carried it.",
+    )
 
     class Meta:
         ordering: ClassVar = ["code"]
@@ -247,6 +278,84 @@ class PendingSystemEvent(models.Model):
         return f"system event {self.system_event_id}"
 
 
+class Drift(models.Model):
+    """How events differ from what is known of their type: one row for each way.
+
+    A field that is no longer seen is not here: `EventField.last_seen_on` tells.
+    """
+
+    class What(models.TextChoices):
+        NEW_FIELD = "new_field", "New field"
+        TYPE_CHANGED = "type_changed", "Another type of value"
+        FIELD_MISSING = "field_missing", "A required field is missing"
+
+    type = models.ForeignKey(EventType, models.CASCADE, related_name="drifts")
+    code = models.CharField("field code", max_length=255)
+    what = models.CharField(max_length=16, choices=What)
+    found_type = models.CharField(
+        "came as", max_length=8, choices=EventField.Type, blank=True
+    )
+    source = models.ForeignKey(Source, models.SET_NULL, null=True, related_name="+")
+    event_id = models.CharField("ID of such an event", max_length=200)
+    first_seen_at = models.DateTimeField()
+    last_seen_at = models.DateTimeField(help_text="To the hour.")
+    reviewed_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["type", "code", "what", "found_type"], name="drift_once"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.type}: {self.code}"
+
+
+class FieldMapping(models.Model):
+    """A field that a source names otherwise than we do: renamed as events arrive."""
+
+    source = models.ForeignKey(
+        Source,
+        models.CASCADE,
+        null=True,
+        blank=True,
+        related_name="mappings",
+        help_text="Empty: of any source.",
+    )
+    event_name = models.CharField(
+        "event", max_length=128, blank=True, help_text="Empty: of any event."
+    )
+    sent = models.CharField(
+        "field as sent", max_length=255, help_text="Such as price-eur."
+    )
+    code = models.CharField("field code", max_length=64, help_text="Such as price_eur.")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering: ClassVar = ["event_name", "sent"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["source", "event_name", "sent"],
+                name="field_mapping_once",
+                nulls_distinct=False,
+                violation_error_message="This field is renamed already.",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.sent} → {self.code}"
+
+
+class Format(models.TextChoices):
+    """What an event was written in when it came."""
+
+    NATIVE = "native", "Our own"
+    SEGMENT = "segment", "Segment"
+    CLOUDEVENTS = "cloudevents", "CloudEvents"
+    UNREADABLE = "unreadable", "Not JSON"
+
+
 class RejectedEvent(models.Model):
     """What a source sent and we refused, kept whole with the reason.
 
@@ -257,15 +366,20 @@ class RejectedEvent(models.Model):
     class Status(models.TextChoices):
         OPEN = "open", "Open"
         REPLAYED = "replayed", "Replayed"
+        SET_ASIDE = "set_aside", "Set aside"
 
     source = models.ForeignKey(Source, models.PROTECT)
     kind = models.CharField(max_length=8, choices=Kind)
+    format = models.CharField(max_length=16, choices=Format, default=Format.NATIVE)
     payload = models.TextField()
+    #: As far as they can be told from the payload.
+    name = models.CharField("event", max_length=128, blank=True)
+    external_id = models.CharField("ID", max_length=200, blank=True)
     code = models.CharField(max_length=64)
     field = models.CharField(max_length=255, blank=True)
     message = models.TextField()
     received_at = models.DateTimeField(auto_now_add=True)
-    status = models.CharField(max_length=8, choices=Status, default=Status.OPEN)
+    status = models.CharField(max_length=16, choices=Status, default=Status.OPEN)
     replayed_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
@@ -278,3 +392,34 @@ class RejectedEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.get_kind_display()} {self.pk}"
+
+
+class IdempotentRequest(models.Model):
+    """A request that carried an Idempotency-Key, and the answer it got.
+
+    Written in the transaction of what the request did: there is no such row for a
+    request that is still at work, or that failed.
+    """
+
+    source = models.ForeignKey(Source, models.CASCADE, related_name="+")
+    key = models.CharField(max_length=255)
+    fingerprint = models.CharField(
+        max_length=64, help_text="SHA-256 of method, address and body."
+    )
+    status = models.PositiveSmallIntegerField()
+    answer = models.BinaryField()
+    created_at = models.DateTimeField()
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["source", "key"], name="idempotent_request_once"
+            )
+        ]
+        indexes: ClassVar = [
+            # For forgetting the old ones.
+            models.Index(fields=["created_at"], name="idempotent_request_age"),
+        ]
+
+    def __str__(self) -> str:
+        return self.key

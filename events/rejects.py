@@ -11,7 +11,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from events.ingest import ACCEPTED, DUPLICATE, record_events
-from events.models import Kind, RejectedEvent
+from events.models import Format, Kind, RejectedEvent
 from events.wire import MAX_ITEMS
 from smartcomm.core.db import batches, claim
 
@@ -44,14 +44,15 @@ def _replay_batch(pks: list[int], total: Replayed) -> None:
     open_rows = RejectedEvent.objects.filter(
         pk__in=pks, status=RejectedEvent.Status.OPEN
     ).order_by("pk")
-    groups: dict[tuple[int, str], list[RejectedEvent]] = defaultdict(list)
+    groups: dict[tuple[int, str, str], list[RejectedEvent]] = defaultdict(list)
     for row in claim(open_rows, len(pks)):
-        groups[row.source_id, row.kind].append(row)
-    for (_, kind), rows in groups.items():
+        groups[row.source_id, row.kind, row.format].append(row)
+    for (_, kind, format), rows in groups.items():
         recorded = record_events(
             [_as_sent(row) for row in rows],
             source=rows[0].source,
             kind=Kind(kind),
+            format=Format(format),
             now=now,
             keep_rejected=False,
         )

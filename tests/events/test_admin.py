@@ -12,7 +12,7 @@ from django.contrib.auth.models import Permission, User
 from django.urls import reverse
 from django.utils import timezone
 
-from events.admin import recent_values
+from events.admin.types import recent_values
 from events.ingest import record_events
 from events.keys import KeyRefused, check_key, hash_of
 from events.models import ApiKey, Event, EventField, EventType, RejectedEvent
@@ -243,7 +243,7 @@ def test_the_last_three_different_values_of_a_field_are_shown(admin_client):
 
 
 def test_values_of_a_type_not_seen_lately_are_found_too(monkeypatch):
-    monkeypatch.setattr("events.admin.LOOKED_THROUGH", 1)
+    monkeypatch.setattr("events.admin.types.LOOKED_THROUGH", 1)
     anna = make.customer("anna")
     make.event(anna, "Order paid", total=5)
     make.event(anna, "Call received")
