@@ -16,7 +16,7 @@ from customers.models import Channel, Consent, Customer, Device
 from customers.upsert import Result, upsert_customers
 from customers.wire import check_external_id
 from smartcomm.core.api import ApiView
-from smartcomm.core.bodies import decode_with_halves, read_items, read_object
+from smartcomm.core.bodies import read_items, read_object
 from smartcomm.core.errors import Invalid, NotFound, Several, UserError
 from smartcomm.core.openapi import operation
 from smartcomm.core.problems import FieldProblem
@@ -246,7 +246,7 @@ class Customers(ApiView):
     )
     def post(self, request: Request) -> Response:
         upserted = upsert_customers(
-            read_items(request, "customers", decode=decode_with_halves),
+            read_items(request, "customers"),
             origin=caller_of(request).source.name,
             now=timezone.now(),
         )

@@ -16,6 +16,7 @@ import msgspec
 from customers.attributes import MAX_TEXT, check_code, type_of
 from customers.models import Channel, Customer, Device
 from smartcomm.core.errors import Invalid, UserError
+from smartcomm.core.strict_json import Unfit
 
 MAX_ATTRIBUTES = 100
 MAX_DEVICES = 50
@@ -78,6 +79,8 @@ def read_change(
     data: object, *, now: datetime
 ) -> tuple[Change | None, list[UserError]]:
     """Read one customer; without a change when anything in it is wrong."""
+    if isinstance(data, Unfit):
+        return None, [Invalid(data.message, field=data.field, code=data.code)]
     if not isinstance(data, dict):
         return None, [Invalid("A customer is a JSON object.", code="not_an_object")]
     errors: list[UserError] = []

@@ -24,7 +24,7 @@ from smartcomm.core.api import (
     read_text,
     read_time,
 )
-from smartcomm.core.bodies import decode_with_halves, read_items
+from smartcomm.core.bodies import read_items
 from smartcomm.core.errors import Invalid
 from smartcomm.core.openapi import LIST, operation
 from smartcomm.core.scopes import caller_of
@@ -149,7 +149,7 @@ class _Record(ApiView):
 
     def record(self, request: Request) -> Response:
         recorded = record_events(
-            read_items(request, "events", decode=decode_with_halves),
+            read_items(request, "events"),
             source=caller_of(request).source,
             kind=self.kind,
         )

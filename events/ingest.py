@@ -32,6 +32,7 @@ from events.models import (
 from events.signals import events_recorded
 from events.wire import MAX_ID, MAX_NAME, UNSTORABLE, Item, Refusal, read_item
 from smartcomm.core.db import execute, fetch_all
+from smartcomm.core.strict_json import Unfit
 
 ACCEPTED = "accepted"
 DUPLICATE = "duplicate"
@@ -357,8 +358,7 @@ def _keep(
                 format=format,
                 name=_sent_text(items[index], "name", MAX_NAME),
                 external_id=_sent_text(items[index], "id", MAX_ID),
-                # ASCII: a character that no text can hold stays as its escape.
-                payload=json.dumps(items[index]),
+                payload=_as_text(items[index]),
                 code=refusal.code,
                 field=refusal.field[:255],
                 message=refusal.message,
@@ -401,6 +401,13 @@ def _answer(
             answer.duplicates += 1
         answer.results.append(Result(index, row.item.id, status))
     return answer
+
+
+def _as_text(item: object) -> str:
+    if isinstance(item, Unfit):
+        return item.text.replace("\x00", "\\u0000")
+    # ASCII: a character that no text can hold stays as its escape.
+    return json.dumps(item)
 
 
 def _sent_text(item: object, key: str, most: int) -> str:

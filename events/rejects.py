@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from events.ingest import ACCEPTED, DUPLICATE, record_events
 from events.models import Format, Kind, RejectedEvent
 from events.wire import MAX_ITEMS
 from smartcomm.core.db import batches, claim
+from smartcomm.core.strict_json import decode_item
 
 
 @dataclass
@@ -72,7 +72,7 @@ def _replay_batch(pks: list[int], total: Replayed) -> None:
 
 def _as_sent(row: RejectedEvent) -> object:
     """What the source sent; an event without a time happened when it came."""
-    data = json.loads(row.payload)
+    data = decode_item(row.payload)
     if isinstance(data, dict) and data.get("occurred_at") is None:
         return data | {"occurred_at": row.received_at.isoformat()}
     return data

@@ -18,6 +18,7 @@ import msgspec
 from customers.wire import check_external_id
 from events.models import Kind
 from smartcomm.core.errors import Invalid
+from smartcomm.core.strict_json import Unfit
 
 MAX_ITEMS = 1_000
 MAX_ID = 200
@@ -62,6 +63,8 @@ class Item:
 
 def read_item(data: object, *, kind: Kind, now: datetime) -> Item:
     """Check one event. Raises Refusal for the first thing that is wrong with it."""
+    if isinstance(data, Unfit):
+        raise Refusal(data.code, data.message, field=data.field)
     if not isinstance(data, dict):
         raise Refusal("not_an_object", "An event is a JSON object.")
     known = _CUSTOMER_KEYS if kind == Kind.CUSTOMER else _SYSTEM_KEYS

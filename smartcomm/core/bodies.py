@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -16,23 +16,17 @@ from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 
 from smartcomm.core.errors import Invalid, UserError
+from smartcomm.core.strict_json import Unfit, decode, decode_items
 
 S = TypeVar("S", bound=msgspec.Struct)
 
 _TYPE = re.compile(r"application/json\s*(;|\Z)", re.IGNORECASE)
 
-#: What one request may send.
+#: What one request may send, before and after it is unpacked.
 MAX_BODY_BYTES = 5 * 1024 * 1024
 MAX_ITEMS = 1_000
 #: Of a body that is refused, so much is taken before the answer.
 MAX_DROPPED_BYTES = 64 * 1024 * 1024
-
-
-class NotJson(UserError):
-    """The body cannot be read at all."""
-
-    code = "not_json"
-    status = 400
 
 
 class TooLarge(UserError):
@@ -42,49 +36,11 @@ class TooLarge(UserError):
     status = 413
 
 
-def decode(body: bytes) -> Any:
-    """Read JSON as the standard has it: UTF-8, no NaN, no comments."""
-    if not body.strip():
-        raise NotJson("The body is empty. Send a JSON object.")
-    try:
-        return msgspec.json.decode(body)
-    except RecursionError as error:
-        raise NotJson("The body is nested too deeply.") from error
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise NotJson(f"The body is not JSON: {str(error).rstrip('.')}.") from error
+class BadEncoding(UserError):
+    """The body says it is compressed, and is not."""
 
-
-def decode_with_halves(body: bytes) -> Any:
-    """As `decode`, but halves of surrogate pairs ("\\ud83d") are let through.
-
-    Senders cut texts to a length, in the middle of an emoji. That is JSON, and whoever
-    asks for it so says himself of which item it is the fault.
-    """
-    try:
-        return decode(body)
-    except NotJson:
-        if not _HALF.search(body):
-            raise
-        try:
-            return json.loads(
-                body.decode(), parse_constant=_no_number, parse_float=_finite
-            )
-        except (ValueError, RecursionError):
-            pass  # There is more that is wrong with it, and that is told.
-        raise
-
-
-#: Halves of surrogate pairs, and whole ones as well: it only spares most bodies more.
-_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no number")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    return number if math.isfinite(number) else _no_number(text)
+    code = "encoding_invalid"
+    status = 400
 
 
 class MsgspecParser(BaseParser):
@@ -101,24 +57,49 @@ class MsgspecParser(BaseParser):
         return decode(stream.read(MAX_BODY_BYTES))
 
 
-def read_json(request: Request, *, decode: Callable[[bytes], Any] = decode) -> Any:
-    """The body of a request as Python values; refused unread when it is too large."""
+def read_body(request: Request, *, types: re.Pattern[str] = _TYPE) -> bytes:
+    """The body of a request, unpacked; refused unread when it is too large."""
     headers = request.headers
-    if request.content_type and not _TYPE.match(request.content_type):
+    if request.content_type and not types.match(request.content_type):
         raise exceptions.UnsupportedMediaType(request.content_type)
-    if headers.get("Content-Encoding", "identity") != "identity":
-        raise exceptions.UnsupportedMediaType(headers["Content-Encoding"])
+    encoding = headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("identity", "gzip"):
+        raise exceptions.UnsupportedMediaType(encoding)
+    body = b""
     if headers.get("Content-Length"):
         if int(headers["Content-Length"]) > MAX_BODY_BYTES:
-            raise _too_large()
-        return decode(request._request.read())
-    if request.META.get("wsgi.input_terminated"):
+            raise too_large()
+        body = request._request.read()
+    elif request.META.get("wsgi.input_terminated"):
         # No length was told (chunks, HTTP/2), so Django sees no body; the server does.
         body = request.META["wsgi.input"].read(MAX_BODY_BYTES + 1)
         if len(body) > MAX_BODY_BYTES:
-            raise _too_large()
-        return decode(body)
-    return decode(b"")
+            raise too_large()
+    return unzip(body) if encoding == "gzip" else body
+
+
+def unzip(packed: bytes, *, most: int = MAX_BODY_BYTES) -> bytes:
+    """Unpack gzip, and stop at `most` bytes: a bomb is refused before it goes off."""
+    unpacked = bytearray()
+    while packed:
+        member = zlib.decompressobj(wbits=31)
+        try:
+            unpacked += member.decompress(packed, most + 1 - len(unpacked))
+        except zlib.error as error:
+            raise BadEncoding(
+                "The body is not gzip, as its Content-Encoding says."
+            ) from error
+        if len(unpacked) > most:
+            raise too_large()
+        if not member.eof:
+            raise BadEncoding("The body ends in the middle of its gzip.")
+        packed = member.unused_data
+    return bytes(unpacked)
+
+
+def read_json(request: Request) -> Any:
+    """The body of a request as Python values."""
+    return decode(read_body(request))
 
 
 def drop_rest(request: Request) -> None:
@@ -141,22 +122,28 @@ def read_object(request: Request) -> dict[str, Any]:
     return body
 
 
-def read_items(
-    request: Request, name: str, *, decode: Callable[[bytes], Any] = decode
-) -> list[Any]:
-    """The one item, or the items of `{name: [...]}`, that a request carries."""
-    body = read_json(request, decode=decode)
-    if not isinstance(body, dict):
+def read_items(request: Request, name: str) -> list[Any]:
+    """The one item, or the items of `{name: [...]}`, that a request carries.
+
+    An item that cannot be held is an `Unfit`, and spoils no other.
+    """
+    return items_of(read_body(request), name)
+
+
+def items_of(body: bytes, name: str) -> list[Any]:
+    """`read_items`, of a body that has been read."""
+    told = decode_items(body, name)
+    if not isinstance(told, dict | Unfit):
         raise Invalid(
             f'Send one JSON object, or {{"{name}": [...]}}.', code="not_an_object"
         )
-    if name not in body:
-        return [body]
-    items = body[name]
+    if isinstance(told, Unfit) or name not in told:
+        return [told]
+    items = told[name]
     if not isinstance(items, list):
         raise Invalid(f"“{name}” must be a list.", field=name, code="not_a_list")
-    if len(body) > 1:
-        other = next(key for key in body if key != name)
+    if len(told) > 1:
+        other = next(key for key in told if key != name)
         other = other.encode(errors="replace").decode()
         raise Invalid(
             f"“{other}” is not understood beside “{name}”.",
@@ -184,7 +171,8 @@ def read_struct(request: Request, shape: type[S]) -> S:
         ) from error
 
 
-def _too_large() -> TooLarge:
+def too_large() -> TooLarge:
+    """The refusal of a body over the limit."""
     return TooLarge(
         f"The body is larger than {MAX_BODY_BYTES // 1024**2} MiB. Send less at once."
     )

@@ -138,7 +138,8 @@ FRAMEWORK: Mapping[type[exceptions.APIException], tuple[str, str]] = {
     exceptions.MethodNotAllowed: ("method_not_allowed", ""),
     exceptions.UnsupportedMediaType: (
         "not_json",
-        "Send plain JSON, with Content-Type: application/json and no Content-Encoding.",
+        "Send JSON, with Content-Type: application/json, plain or with "
+        "Content-Encoding: gzip.",
     ),
     exceptions.Throttled: (
         "too_many_requests",
