@@ -6,12 +6,15 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
+from django.http import HttpResponse
 from drf_spectacular.utils import OpenApiParameter
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from customers.api import find_customer
+from events import idempotency
 from events.history import Item, timeline
+from events.idempotency import REPLAYED, fingerprint, key_of
 from events.ingest import Recorded, record_events
 from events.models import EventType, Kind, Scope
 from smartcomm.core.api import (
@@ -24,7 +27,7 @@ from smartcomm.core.api import (
     read_text,
     read_time,
 )
-from smartcomm.core.bodies import read_items
+from smartcomm.core.bodies import encode, items_of, read_body
 from smartcomm.core.errors import Invalid
 from smartcomm.core.openapi import LIST, operation
 from smartcomm.core.scopes import caller_of
@@ -147,16 +150,26 @@ class _Record(ApiView):
     scopes = {"POST": Scope.EVENTS}
     kind: Kind
 
-    def record(self, request: Request) -> Response:
-        recorded = record_events(
-            read_items(request, "events"),
-            source=caller_of(request).source,
-            kind=self.kind,
+    def record(self, request: Request) -> HttpResponse:
+        body = read_body(request)
+        source = caller_of(request).source
+
+        def respond() -> tuple[int, bytes]:
+            items = items_of(body, "events")
+            recorded = record_events(items, source=source, kind=self.kind)
+            return answer_to(recorded)
+
+        (status, answer), replayed = (
+            idempotency.answer_once(
+                key, fingerprint(request.path, body), respond, source=source
+            )
+            if (key := key_of(request))
+            else (respond(), False)
         )
-        all_rejected = recorded.rejected and not (
-            recorded.accepted or recorded.duplicates
-        )
-        return Response(_answer(recorded), status=422 if all_rejected else 202)
+        response = HttpResponse(answer, status=status, content_type="application/json")
+        if replayed:
+            response[REPLAYED] = "true"
+        return response
 
 
 class RecordEvents(_Record):
@@ -171,8 +184,10 @@ class RecordEvents(_Record):
         body_example=EVENT,
         answers={202: EventsAnswer, 422: EventsAnswer},
         example=ANSWER,
+        parameters=[idempotency.PARAMETER],
+        problems=(409,),
     )
-    def post(self, request: Request) -> Response:
+    def post(self, request: Request) -> HttpResponse:
         return self.record(request)
 
 
@@ -192,13 +207,17 @@ class RecordSystemEvents(_Record):
         },
         answers={202: EventsAnswer, 422: EventsAnswer},
         example=ANSWER,
+        parameters=[idempotency.PARAMETER],
+        problems=(409,),
     )
-    def post(self, request: Request) -> Response:
+    def post(self, request: Request) -> HttpResponse:
         return self.record(request)
 
 
-def _answer(recorded: Recorded) -> EventsAnswer:
-    return EventsAnswer(
+def answer_to(recorded: Recorded) -> tuple[int, bytes]:
+    """The status and the body that tell what became of a batch."""
+    all_rejected = recorded.rejected and not (recorded.accepted or recorded.duplicates)
+    answer = EventsAnswer(
         recorded.accepted,
         recorded.duplicates,
         recorded.rejected,
@@ -207,6 +226,7 @@ def _answer(recorded: Recorded) -> EventsAnswer:
             for one in recorded.results
         ],
     )
+    return 422 if all_rejected else 202, encode(answer)
 
 
 class HistoryItem(msgspec.Struct):

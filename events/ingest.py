@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import msgspec
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 from customers.contacts import normalise_email, normalise_phone
-from customers.models import Customer
+from customers.models import Customer, FormerId
 from events import schema
 from events.formats import TRANSLATORS
 from events.models import (
@@ -30,8 +31,10 @@ from events.models import (
     Source,
 )
 from events.signals import events_recorded
+from events.store import MOST_SHARED, Key, Sent, Unshared, insert, shared
 from events.wire import MAX_ID, MAX_NAME, UNSTORABLE, Item, Refusal, read_item
-from smartcomm.core.db import execute, fetch_all
+from smartcomm.core.db import fetch_all
+from smartcomm.core.errors import Conflict
 from smartcomm.core.strict_json import Unfit
 
 ACCEPTED = "accepted"
@@ -68,7 +71,10 @@ class _Row:
     index: int
     item: Item
     type: EventType
-    customer_id: int = 0
+    #: What the customer is named by, and what a stub would be made with.
+    by: str = "external_id"
+    customer: str = ""
+    stub: dict[str, Any] = field(default_factory=dict)
 
 
 def record_events(
@@ -79,28 +85,39 @@ def record_events(
     format: Format = Format.NATIVE,
     now: datetime | None = None,
     keep_rejected: bool = True,
+    together: bool = False,
 ) -> Recorded:
     """Record events as the API gets them, decoded from JSON, in one of the formats.
 
-    New event types and fields are learnt first, in a transaction of their own.
-    Then customers, events, the rows of the queue and the rejected events are
-    written in one: all of them, or none and an exception. Eight queries for a batch
-    of any size. `keep_rejected=False` leaves rejected items to the caller.
+    New event types and fields are learnt first, in a transaction of their own. Then
+    customers, events, the rows of the queue and the rejected events are written in
+    one: all of them, or none and an exception. One statement for a batch of any size
+    that brings nothing new. `keep_rejected=False` leaves rejected items to the caller;
+    `together=True` lets a few events share the commit of others that come at the same
+    moment: for callers with nothing of their own to commit.
     """
     now = now or timezone.now()
     rejections: dict[int, Refusal] = {}
     read = _read(items, rejections, kind=kind, format=format, now=now)
     rows = _check_types(read, rejections, kind=kind)
     schema.learn_fields((row.type.pk, row.item) for row in rows)
-    with transaction.atomic():
-        if kind == Kind.CUSTOMER:
-            rows = _resolve_customers(rows, rejections, source=source, now=now)
-            recorded = _insert_events(rows, source=source, now=now)
-        else:
-            recorded = _insert_system_events(rows, source=source, now=now)
-        if keep_rejected and rejections:
-            _keep(items, rejections, source=source, kind=kind, format=format)
-    return _answer(items, rows, rejections, recorded)
+    if kind == Kind.CUSTOMER:
+        rows = _name_customers(rows, rejections)
+    keep = keep_rejected and bool(rejections)
+    recorded = None
+    if kind == Kind.CUSTOMER and not keep:
+        recorded = _insert_known(rows, source=source, now=now, together=together)
+    if recorded is None:
+        with transaction.atomic():
+            if kind == Kind.CUSTOMER:
+                rows = _settle_customers(rows, rejections, source=source)
+                recorded = _insert_events(rows, source=source, now=now)
+                keep = keep_rejected and bool(rejections)
+            else:
+                recorded = _insert_system_events(rows, source=source, now=now)
+            if keep:
+                _keep(items, rejections, source=source, kind=kind, format=format)
+    return _answer(items, rows, rejections, recorded, source)
 
 
 def _read(
@@ -136,59 +153,80 @@ def _check_types(
         except Refusal as refusal:
             rejections[index] = refusal
         else:
-            rows.append(_Row(index, item, event_type))
+            rows.append(_Row(index, item, event_type, *(item.customer or ("", ""))))
     return rows
 
 
-def _resolve_customers(
-    rows: list[_Row], rejections: dict[int, Refusal], *, source: Source, now: datetime
-) -> list[_Row]:
-    """Find each row's customer, under a lock that keeps them from being erased."""
+def _name_customers(rows: list[_Row], rejections: dict[int, Refusal]) -> list[_Row]:
+    """Name each row's customer by the external id. A query for a kind of contact."""
+    if all(row.by == "external_id" for row in rows):
+        return rows
     contacts = _find_by_contact(rows)
-    wanted: dict[str, dict[str, str]] = {}
-    named: list[tuple[_Row, str]] = []
+    named = []
     for row in rows:
-        by, value = row.item.customer or ("", "")
-        try:
-            external_id, stub = (
-                (value, {}) if by == "external_id" else _by_contact(by, value, contacts)
-            )
-        except Refusal as refusal:
-            rejections[row.index] = refusal
-            continue
-        named.append((row, external_id))
-        wanted.setdefault(external_id, stub)
+        if row.by != "external_id":
+            try:
+                row.customer, row.stub = _by_contact(row.by, row.customer, contacts)
+            except Refusal as refusal:
+                rejections[row.index] = refusal
+                continue
+        named.append(row)
+    return named
+
+
+def _settle_customers(
+    rows: list[_Row], rejections: dict[int, Refusal], *, source: Source
+) -> list[_Row]:
+    """See that each row's customer exists, and is locked so as not to be erased.
+
+    Whoever was merged into another goes by the other's ID; whoever is not known is
+    created, or the event refused, as the source's policy has it.
+    """
+    wanted = {row.customer: row.stub for row in rows}
     known = _lock(wanted)
-    missing = sorted(wanted.keys() - known.keys())
-    if missing and source.unknown_customers == Source.UnknownCustomers.CREATE:
-        stubs = [
-            Customer(external_id=one, is_stub=True, **wanted[one]) for one in missing
-        ]
-        Customer.objects.bulk_create(stubs, ignore_conflicts=True)
-        known |= _lock(missing)
-    found = []
-    for row, external_id in named:
-        if external_id in known:
-            row.customer_id = known[external_id]
-            found.append(row)
-        else:
+    missing = wanted.keys() - known
+    if not missing:
+        return rows
+    former = dict(
+        FormerId.objects.filter(external_id__in=missing).values_list(
+            "external_id", "customer__external_id"
+        )
+    )
+    strangers = sorted(missing - former.keys())
+    if strangers and source.unknown_customers == Source.UnknownCustomers.CREATE:
+        Customer.objects.bulk_create(
+            [
+                Customer(external_id=one, is_stub=True, **wanted[one])
+                for one in strangers
+            ],
+            ignore_conflicts=True,
+        )
+        strangers = []
+    _lock([*former.values(), *missing])
+    settled = []
+    refused = set(strangers)
+    for row in rows:
+        if row.customer in refused:
             rejections[row.index] = Refusal(
                 "customer_unknown",
-                f"There is no customer “{external_id}”, and this source may not create "
-                "any. Create the customer, then replay.",
+                f"There is no customer “{row.customer}”, and this source may not "
+                "create any. Create the customer, then replay.",
                 field="customer",
             )
-    return found
+        else:
+            row.customer = former.get(row.customer, row.customer)
+            settled.append(row)
+    return settled
 
 
-def _lock(external_ids: Iterable[str]) -> dict[str, int]:
+def _lock(external_ids: Iterable[str]) -> set[str]:
     # In the order of the ids, so that two batches never wait for each other.
     rows = fetch_all(
-        "SELECT external_id, id FROM customers_customer WHERE external_id = ANY(%s) "
+        "SELECT external_id FROM customers_customer WHERE external_id = ANY(%s) "
         "ORDER BY id FOR KEY SHARE",
         [list(external_ids)],
     )
-    return dict(rows)
+    return {external_id for (external_id,) in rows}
 
 
 _Contacts = dict[tuple[str, str], list[str]]
@@ -198,11 +236,7 @@ def _find_by_contact(rows: Iterable[_Row]) -> _Contacts:
     """("email" | "phone", value as sent) → external ids of those who have it."""
     found: _Contacts = {}
     for by, normalise in (("email", normalise_email), ("phone", normalise_phone)):
-        sent = {
-            row.item.customer[1]
-            for row in rows
-            if row.item.customer and row.item.customer[0] == by
-        }
+        sent = {row.customer for row in rows if row.by == by}
         if not sent:
             continue
         contacts = {value: normalise(value) for value in sent}
@@ -237,62 +271,48 @@ def _by_contact(by: str, value: str, contacts: _Contacts) -> tuple[str, dict[str
     return f"{by}:{normalised}", {by: normalised, f"{by}_is_valid": True}
 
 
-# One parameter for a whole batch: the fastest of the forms that were measured. Sorted,
-# so that two batches with the same ids never wait for each other.
-INSERT_EVENTS = """
-    INSERT INTO events_event (customer_id, type_id, source_id, external_id, occurred_at,
-                              received_at, context, is_backfill)
-    SELECT customer_id, type_id, %s, external_id, occurred_at, %s, context, is_backfill
-      FROM jsonb_to_recordset(%s::jsonb) AS sent (
-               customer_id bigint, type_id bigint, external_id text,
-               occurred_at timestamptz, context jsonb, is_backfill boolean)
-     ORDER BY customer_id, external_id
-        ON CONFLICT DO NOTHING
- RETURNING id, customer_id, external_id, type_id, is_backfill
-"""
-
-# Whether a campaign waits for the type is read here, as late as can be.
-INSERT_PENDING = """
-    INSERT INTO events_pendingevent (event_id, customer_id, type_id)
-    SELECT new.event_id, new.customer_id, new.type_id
-      FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[])
-               AS new (event_id, customer_id, type_id)
-      JOIN events_eventtype AS type ON type.id = new.type_id AND type.is_awaited
-"""
-
-
-def _insert_events(
-    rows: list[_Row], *, source: Source, now: datetime
-) -> set[tuple[int, str]]:
-    """Insert what is new. Returns (customer's id, external id) of what was."""
+def _insert_known(
+    rows: list[_Row], *, source: Source, now: datetime, together: bool
+) -> set[Key] | None:
+    """Insert what is new; None, and nothing inserted, if a customer is not known."""
     if not rows:
         return set()
-    sent = [
-        {
-            "customer_id": row.customer_id,
-            "type_id": row.type.pk,
-            "external_id": row.item.id,
-            "occurred_at": row.item.occurred_at,
-            "context": row.item.context,
-            "is_backfill": row.item.backfill,
-        }
-        for row in _first_of_each(rows)
-    ]
-    new = fetch_all(INSERT_EVENTS, [source.pk, now, msgspec.json.encode(sent).decode()])
-    live = [row for row in new if not row[4]]
-    if live:
-        ids, customers, _, types, _ = zip(*live, strict=True)
-        if execute(INSERT_PENDING, [list(ids), list(customers), list(types)]):
-            transaction.on_commit(_tell, robust=True)
-    return {(customer_id, external_id) for _, customer_id, external_id, _, _ in new}
+    batch = {_key(row, source): row for row in reversed(rows)}
+    sent = [_sent(key, row, now) for key, row in batch.items()]
+    if together and len(sent) <= MOST_SHARED and not connection.in_atomic_block:
+        with suppress(Unshared):
+            return shared.record(sent)
+    recorded = insert(sent, fetch_all)
+    if recorded is not None and recorded.has_queued:
+        transaction.on_commit(_tell, robust=True)
+    return None if recorded is None else recorded.keys
 
 
-def _first_of_each(rows: list[_Row]) -> Iterable[_Row]:
-    """Of the same id twice in a batch the first: the database would take either."""
-    first: dict[tuple[int, str], _Row] = {}
-    for row in rows:
-        first.setdefault((row.customer_id, row.item.id), row)
-    return first.values()
+def _insert_events(rows: list[_Row], *, source: Source, now: datetime) -> set[Key]:
+    recorded = _insert_known(rows, source=source, now=now, together=False)
+    if recorded is None:
+        raise Conflict(
+            "A customer was erased at this very moment. Send the events again."
+        )
+    return recorded
+
+
+def _key(row: _Row, source: Source) -> Key:
+    return row.customer, source.pk, row.item.id
+
+
+def _sent(key: Key, row: _Row, now: datetime) -> Sent:
+    item = row.item
+    return Sent(
+        customer=key[0],
+        type_id=row.type.pk,
+        source_id=key[1],
+        external_id=key[2],
+        occurred_at=item.occurred_at,
+        received_at=now,
+        context=item.context,
+        is_backfill=item.backfill,
+    )
 
 
 INSERT_SYSTEM_EVENTS = """
@@ -310,7 +330,7 @@ INSERT_SYSTEM_EVENTS = """
 
 def _insert_system_events(
     rows: list[_Row], *, source: Source, now: datetime
-) -> set[tuple[int, str]]:
+) -> set[Key]:
     if not rows:
         return set()
     sent = [
@@ -321,7 +341,7 @@ def _insert_system_events(
             "context": row.item.context,
             "is_backfill": row.item.backfill,
         }
-        for row in _first_of_each(rows)
+        for row in {row.item.id: row for row in reversed(rows)}.values()
     ]
     new = fetch_all(
         INSERT_SYSTEM_EVENTS, [source.pk, now, msgspec.json.encode(sent).decode()]
@@ -335,7 +355,7 @@ def _insert_system_events(
             [PendingSystemEvent(system_event_id=pk) for pk in live]
         )
         transaction.on_commit(_tell, robust=True)
-    return {(0, external_id) for _, external_id, _, _ in new}
+    return {("", source.pk, external_id) for _, external_id, _, _ in new}
 
 
 def _tell() -> None:
@@ -372,7 +392,8 @@ def _answer(
     items: Sequence[object],
     rows: list[_Row],
     rejections: dict[int, Refusal],
-    recorded: set[tuple[int, str]],
+    recorded: set[Key],
+    source: Source,
 ) -> Recorded:
     answer = Recorded()
     by_index = {row.index: row for row in rows}
@@ -391,7 +412,7 @@ def _answer(
             )
             continue
         row = by_index[index]
-        key = (row.customer_id, row.item.id)
+        key = _key(row, source)
         # The same id twice in a batch: the first one counts.
         status = ACCEPTED if key in recorded else DUPLICATE
         recorded.discard(key)

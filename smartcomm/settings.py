@@ -100,13 +100,16 @@ DATABASES = {
             **DATABASE.get("OPTIONS", {}),
             "pool": {
                 "min_size": 1,
-                "max_size": env.int("DATABASE_POOL", default=10),
+                "max_size": env.int("DATABASE_POOL", default=20),
                 "timeout": 10,
             },
             "application_name": "smartcomm",
         },
     }
 }
+# Statements of the hot path are prepared once for each connection. Not all poolers
+# between us and PostgreSQL let that pass.
+DATABASE_PREPARES = env.bool("DATABASE_PREPARES", default=True)
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 REDIS_URL = embedded.redis_url()
@@ -201,6 +204,7 @@ CELERY_BEAT_SCHEDULE = {
         ("messages", "messaging.tasks.send_messages", TICK_SECONDS),
         ("interrupted", "messaging.tasks.close_interrupted", 60),
         ("segments", "segments.tasks.refresh_stale", 300),
+        ("old keys", "events.tasks.forget_old_keys", 3600),
     ]
 }
 

@@ -14,4 +14,8 @@ if multiprocessing.parent_process():
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "smartcomm.settings")
 
-application = get_wsgi_application()
+django = get_wsgi_application()
+
+from events.door import Door  # noqa: E402  (once Django is set up)
+
+application = Door(django)

@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from psycopg.sql import SQL, Identifier
 from pytest_django.live_server_helper import LiveServer
 
+from events.store import shared
 from smartcomm.embedded import Services, data_directory, database_url
 from smartcomm.embedded.keeper import lock_path
 from smartcomm.embedded.locks import FileLock
@@ -49,6 +50,7 @@ def services() -> Iterator[None]:
         # WhiteNoise misses it otherwise, though tests do not collect static files.
         settings.STATIC_ROOT.mkdir(exist_ok=True)
         yield
+        shared.close()
         connections.close_all()
         database = connections["default"]
         assert isinstance(database, DatabaseWrapper)

@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
-from django.conf import settings
 from django.db import models
 from django.utils.cache import patch_cache_control
 from rest_framework.negotiation import DefaultContentNegotiation
@@ -78,10 +77,7 @@ class ApiView(APIView):
                     raise BadParameter(_unknown(name, self.parameters), field=name)
 
     def check_throttles(self, request: Request) -> None:
-        limit: int = settings.API_REQUESTS_PER_SECOND
-        if limit:
-            source = f"source:{caller_of(request).source.pk}"
-            self.rate = ratelimit.count(source, limit=limit, now=time.time())
+        self.rate = ratelimit.of_source(caller_of(request).source, now=time.time())
         if self.rate is not None and self.rate.is_exceeded:
             self.throttled(request, self.rate.reset)
 

@@ -191,8 +191,13 @@ class MsgspecRenderer(BaseRenderer):
     ) -> bytes:
         if data is None:
             return b""
-        try:
-            return msgspec.json.encode(data)
-        except UnicodeEncodeError:
-            # Half a surrogate pair that is told back goes out as the escape it came as.
-            return json.dumps(msgspec.to_builtins(data)).encode()
+        return encode(data)
+
+
+def encode(data: Any) -> bytes:
+    """An answer as JSON."""
+    try:
+        return msgspec.json.encode(data)
+    except UnicodeEncodeError:
+        # Half a surrogate pair that is told back goes out as the escape it came as.
+        return json.dumps(msgspec.to_builtins(data)).encode()

@@ -16,6 +16,8 @@ class UserError(Exception):
 
     code: ClassVar[str] = "refused"
     status: ClassVar[int] = 409
+    #: After so many seconds the same request may succeed; None: waiting will not help.
+    retry_after: ClassVar[int | None] = None
 
     def __init__(self, message: str, *, field: str = "", code: str = "") -> None:
         super().__init__(message)

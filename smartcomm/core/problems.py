@@ -86,6 +86,9 @@ def problem_details(error: Exception, context: Mapping[str, Any]) -> HttpRespons
                 error.code,
                 error.message,
                 errors=[_field_problem(error)] if error.field else [],
+                headers={"Retry-After": str(error.retry_after)}
+                if error.retry_after
+                else {},
             )
         case exceptions.ValidationError():
             return _invalid_parameters(error)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import redis
 import structlog
@@ -63,6 +64,14 @@ def count(who: str, *, limit: int, now: float) -> Rate | None:
         logger.warning("ratelimit.valkey_away")
         return None
     return Rate(limit=limit, used=int(used), reset=second + 1 - now)
+
+
+def of_source(source: Any, *, now: float) -> Rate | None:
+    """Count a request of a source; None where there is no limit, or no counting."""
+    limit: int = settings.API_REQUESTS_PER_SECOND
+    if not limit:
+        return None
+    return count(f"source:{source.pk}", limit=limit, now=now)
 
 
 @cache

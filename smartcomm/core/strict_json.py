@@ -65,19 +65,24 @@ def decode_items(body: bytes, name: str) -> Any:
 def decode_item(text: str) -> Any:
     """One item, or an `Unfit`. Raises NotJson."""
     try:
-        return json.loads(
-            text,
-            object_pairs_hook=_once,
-            parse_float=_finite,
-            parse_int=_whole,
-            parse_constant=_refuse_constant,
-        )
-    except _Repeated as repeated:
-        return Unfit(text, "key_duplicate", repeated.message, repeated.key)
-    except _OutOfRange:
-        return Unfit(
-            text, "number_too_large", "A number in it is too large. Send it as a text."
-        )
+        try:
+            return json.loads(
+                text,
+                object_pairs_hook=_once,
+                parse_float=_finite,
+                parse_int=_whole,
+                parse_constant=_refuse_constant,
+            )
+        except _Repeated as repeated:
+            _scanner.decode(text)  # Unfit, but JSON: nothing worse comes after it.
+            return Unfit(text, "key_duplicate", repeated.message, repeated.key)
+        except _OutOfRange:
+            _scanner.decode(text)
+            return Unfit(
+                text,
+                "number_too_large",
+                "A number in it is too large. Send it as a text.",
+            )
     except (ValueError, RecursionError) as error:
         raise NotJson(f"It is not JSON: {str(error).rstrip('.')}.") from error
 

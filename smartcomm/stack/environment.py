@@ -50,10 +50,10 @@ class Environment:
 def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
     """The settings of this start. Raises StartError at the first that is wrong."""
     # Used by Django, where a wrong value would be misread or shown as a traceback.
-    for name in ("DEBUG", "HTTPS"):
+    for name in ("DEBUG", "HTTPS", "DATABASE_PREPARES"):
         _choice(variables, name, BOOLEANS, default="off", convert=str.lower)
     _choice(variables, "LOG_LEVEL", LOG_LEVELS, default="INFO", convert=str.upper)
-    _number(variables, "DATABASE_POOL", default=10, most=1000)
+    _number(variables, "DATABASE_POOL", default=20, most=1000)
     _number(variables, "API_REQUESTS_PER_SECOND", default=0, least=0, most=1_000_000)
     _refuse_unknown_time_zone(variables)
     for name, schemes in SCHEMES.items():
