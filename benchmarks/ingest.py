@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import psycopg
 from psycopg.types.json import Jsonb
@@ -152,7 +153,7 @@ def store(db: psycopg.Connection, total: int) -> None:
 # What is sent
 
 
-def events(count: int, seed: str) -> Iterator[dict[str, object]]:
+def events(count: int, seed: str) -> Iterator[dict[str, Any]]:
     pick = random.Random(seed)
     for number in range(count):
         yield {

@@ -109,13 +109,13 @@ def _may_repeat_a_key(body: bytes, value: Any) -> bool:
 
 
 def _count_keys(value: Any) -> int:
+    count = 0
     if type(value) is dict:
-        count, inner = len(value), value.values()
-    elif type(value) is list:
-        count, inner = 0, value
-    else:
+        count = len(value)
+        value = value.values()
+    elif type(value) is not list:
         return 0
-    for one in inner:
+    for one in value:
         if type(one) is dict or type(one) is list:
             count += _count_keys(one)
     return count
