@@ -223,7 +223,7 @@ def table_rows(db: psycopg.Connection, count: int, seed: str) -> list[str]:
 
 
 def ids(db: psycopg.Connection, table: str, name: str) -> list[tuple[str, int]]:
-    return db.execute(f"SELECT {name}, id FROM {table}").fetchall()  # type: ignore[arg-type]
+    return db.execute(f"SELECT {name}, id FROM {table}").fetchall()
 
 
 def insert(db: psycopg.Connection, count: int, seed: str) -> float:
