@@ -27,6 +27,7 @@ from smartcomm.core.api import (
 from smartcomm.core.bodies import decode_with_halves, read_items
 from smartcomm.core.errors import Invalid
 from smartcomm.core.openapi import LIST, operation
+from smartcomm.core.problems import FieldProblem
 from smartcomm.core.scopes import caller_of
 
 Meta = msgspec.Meta
@@ -99,6 +100,10 @@ class EventResult(msgspec.Struct, omit_defaults=True):
     code: str = ""
     field: str = ""
     message: str = ""
+    warnings: Annotated[
+        list[FieldProblem],
+        Meta(description="How it differs from what its type declares. It is stored."),
+    ] = []
 
 
 class EventsAnswer(msgspec.Struct):
@@ -203,7 +208,18 @@ def _answer(recorded: Recorded) -> EventsAnswer:
         recorded.duplicates,
         recorded.rejected,
         [
-            EventResult(one.index, one.id, one.status, one.code, one.field, one.message)
+            EventResult(
+                one.index,
+                one.id,
+                one.status,
+                one.code,
+                one.field,
+                one.message,
+                [
+                    FieldProblem(field=told.field, code=told.code, message=told.message)
+                    for told in one.warnings
+                ],
+            )
             for one in recorded.results
         ],
     )

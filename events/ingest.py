@@ -48,6 +48,8 @@ class Result:
     code: str = ""
     field: str = ""
     message: str = ""
+    #: How an event that was accepted is not as its type declares.
+    warnings: Sequence[schema.FieldWarning] = ()
 
 
 @dataclass(slots=True)
@@ -66,7 +68,8 @@ class _Row:
 
     index: int
     item: Item
-    type: EventType
+    type: schema.KnownType
+    warnings: Sequence[schema.FieldWarning] = ()
     customer_id: int = 0
 
 
@@ -83,14 +86,13 @@ def record_events(
 
     New event types and fields are learnt first, in a transaction of their own.
     Then customers, events, the rows of the queue and the rejected events are
-    written in one: all of them, or none and an exception. Eight queries for a batch
-    of any size. `keep_rejected=False` leaves rejected items to the caller.
+    written in one: all of them, or none and an exception. Eight queries at most for a
+    batch of any size. `keep_rejected=False` leaves rejected items to the caller.
     """
     now = now or timezone.now()
     rejections: dict[int, Refusal] = {}
     read = _read(items, rejections, kind=kind, format=format, now=now)
-    rows = _check_types(read, rejections, kind=kind)
-    schema.learn_fields((row.type.pk, row.item) for row in rows)
+    rows = _check_types(read, rejections, kind=kind, source=source, now=now)
     with transaction.atomic():
         if kind == Kind.CUSTOMER:
             rows = _resolve_customers(rows, rejections, source=source, now=now)
@@ -121,21 +123,26 @@ def _read(
 
 
 def _check_types(
-    read: list[tuple[int, Item]], rejections: dict[int, Refusal], *, kind: Kind
+    read: list[tuple[int, Item]],
+    rejections: dict[int, Refusal],
+    *,
+    kind: Kind,
+    source: Source,
+    now: datetime,
 ) -> list[_Row]:
-    types = schema.register_types((item.name for _, item in read), kind)
-    enforced = schema.declared_fields(types.values())
+    types = schema.register_types((item.name for _, item in read), kind, now=now)
+    notes = schema.Notes(source=source, now=now)
     rows = []
     for index, item in read:
-        event_type = types[item.name]
+        known = types[item.name]
         try:
-            schema.check_kind(item, event_type, kind)
-            if event_type.pk in enforced:
-                schema.enforce(item, enforced[event_type.pk])
+            schema.check_kind(item, known, kind)
+            warnings = notes.check(known, item)
         except Refusal as refusal:
             rejections[index] = refusal
         else:
-            rows.append(_Row(index, item, event_type))
+            rows.append(_Row(index, item, known, warnings))
+    notes.write()
     return rows
 
 
@@ -399,7 +406,10 @@ def _answer(
             answer.accepted += 1
         else:
             answer.duplicates += 1
-        answer.results.append(Result(index, row.item.id, status))
+        result = Result(index, row.item.id, status)
+        if row.warnings and status == ACCEPTED:
+            result.warnings = row.warnings
+        answer.results.append(result)
     return answer
 
 
