@@ -68,6 +68,35 @@ def declare_type(name: str, kind: Kind, declaration: Declaration) -> EventType:
     return update_type(event_type, declaration)
 
 
+def put_type(
+    name: str, kind: Kind | None, declaration: Declaration
+) -> tuple[EventType, bool]:
+    """Make the type with this name, or change it; whether it was made.
+
+    Without a kind a new type is one of customers.
+    """
+    found = EventType.objects.filter(name=name).first()
+    if found is None:
+        try:
+            return declare_type(name, kind or Kind.CUSTOMER, declaration), True
+        except NameTaken:
+            # Another caller, or the first event, was quicker.
+            found = EventType.objects.get(name=name)
+    check_kind(found, kind)
+    return update_type(found, declaration), False
+
+
+def check_kind(event_type: EventType, kind: Kind | None) -> None:
+    """Refuse to make a type one of the other kind: its events would be in no place."""
+    if kind is not None and event_type.kind != kind:
+        raise Conflict(
+            f"“{event_type.name}” is a {event_type.get_kind_display().lower()}, and "
+            "stays one. Choose another name.",
+            field="x-kind",
+            code="kind_mismatch",
+        )
+
+
 @transaction.atomic
 def update_type(event_type: EventType, declaration: Declaration) -> EventType:
     """Change what a type declares. Other processes follow within seconds.
@@ -123,6 +152,21 @@ def settle(
         over |= Q(code=code) & here
     Drift.objects.filter(over, type=event_type).delete()
     transaction.on_commit(schema.forget_known)
+
+
+@transaction.atomic
+def tidy(
+    event_type: EventType, *, declared: Iterable[str], removed: Iterable[str]
+) -> None:
+    """After fields were changed one by one: nothing stays inside what is no object."""
+    types = dict(event_type.fields.values_list("code", "value_type"))
+    lost = {
+        code
+        for code in types
+        if any(types.get(parent) != FieldType.OBJECT for parent in parents(code))
+    }
+    event_type.fields.filter(code__in=lost).delete()
+    settle(event_type, declared=declared, removed={*removed, *lost})
 
 
 def accept(row: Drift) -> None:
@@ -190,6 +234,15 @@ def changes(event_type: EventType | None, declaration: Declaration) -> list[Chan
         if parts:
             found.append(Change(code, ", ".join(parts)))
     return found + [Change(code, "no longer declared") for code in sorted(removed)]
+
+
+def check_new(name: str) -> None:
+    """Refuse a name that no new type can have."""
+    check_name(name)
+    if EventType.objects.filter(name=name).exists():
+        raise NameTaken(
+            f"There is an event type “{name}” already. Change that one.", field="name"
+        )
 
 
 def check_name(name: str) -> None:

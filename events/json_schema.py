@@ -27,6 +27,9 @@ DRAFTS = (
     "http://json-schema.org/draft-06/schema",
 )
 
+#: A schema is read up to this size.
+MAX_BYTES = 1024 * 1024
+
 NAMES = {
     FieldType.STRING: "string",
     FieldType.NUMBER: "number",

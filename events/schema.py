@@ -346,7 +346,7 @@ class Notes:
             return ()
         if known.mode == EventType.Mode.ENFORCED:
             raise refusal(look.differences[0], known)
-        return [warning(one, known) for one in _outermost(look.differences)]
+        return [warning(one, known) for one in outermost(look.differences)]
 
     def _note(self, known: KnownType, look: Look, item: Item) -> None:
         if not known.seen_today or look.seen:
@@ -354,7 +354,7 @@ class Notes:
             self.seen.update(known.fields[path].id for path in look.seen)
         learns = known.mode == EventType.Mode.OPEN
         hour = int(self.now.timestamp()) // 3600
-        for one in look.differences if learns else _outermost(look.differences):
+        for one in look.differences if learns else outermost(look.differences):
             if learns and one.what == What.NEW_FIELD:
                 self._learn(known, one)
                 if not known.is_reviewed:
@@ -411,7 +411,7 @@ class Notes:
             known.has_noted = True
 
 
-def _outermost(differences: list[Difference]) -> list[Difference]:
+def outermost(differences: list[Difference]) -> list[Difference]:
     """Without what is inside an object that is itself new: the object is told."""
     new = {one.code for one in differences if one.what == What.NEW_FIELD}
     return [one for one in differences if not _is_inside(one.code, new)]
