@@ -1,4 +1,4 @@
-"""The API's door for events, and the registry of what can happen."""
+"""The API's door for events, and the history of a customer."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ from events import idempotency
 from events.history import Item, timeline
 from events.idempotency import REPLAYED, fingerprint, key_of
 from events.ingest import Recorded, record_events
-from events.models import EventType, Kind, Scope
+from events.models import Kind, Scope
 from smartcomm.core.api import (
     LIST_PARAMETERS,
     ApiView,
     BadParameter,
     next_page,
-    page,
     page_size,
     read_text,
     read_time,
@@ -30,6 +29,7 @@ from smartcomm.core.api import (
 from smartcomm.core.bodies import encode, items_of, read_body
 from smartcomm.core.errors import Invalid
 from smartcomm.core.openapi import LIST, operation
+from smartcomm.core.problems import FieldProblem
 from smartcomm.core.scopes import caller_of
 
 Meta = msgspec.Meta
@@ -102,6 +102,10 @@ class EventResult(msgspec.Struct, omit_defaults=True):
     code: str = ""
     field: str = ""
     message: str = ""
+    warnings: Annotated[
+        list[FieldProblem],
+        Meta(description="How it differs from what its type declares. It is stored."),
+    ] = []
 
 
 class EventsAnswer(msgspec.Struct):
@@ -222,7 +226,18 @@ def answer_to(recorded: Recorded) -> tuple[int, bytes]:
         recorded.duplicates,
         recorded.rejected,
         [
-            EventResult(one.index, one.id, one.status, one.code, one.field, one.message)
+            EventResult(
+                one.index,
+                one.id,
+                one.status,
+                one.code,
+                one.field,
+                one.message,
+                [
+                    FieldProblem(field=told.field, code=told.code, message=told.message)
+                    for told in one.warnings
+                ],
+            )
             for one in recorded.results
         ],
     )
@@ -323,94 +338,4 @@ def _history_item(item: Item) -> HistoryItem:
         source=item.source,
         context=item.context,
         backfill=item.is_backfill,
-    )
-
-
-class EventFieldOut(msgspec.Struct):
-    """A variable in the context of a type's events."""
-
-    code: str
-    label: str
-    type: Annotated[
-        str,
-        Meta(
-            extra_json_schema={
-                "enum": ["string", "number", "boolean", "date", "object", "list"]
-            }
-        ),
-    ]
-
-
-class EventTypeOut(msgspec.Struct):
-    """What can happen."""
-
-    name: str
-    kind: Annotated[str, Meta(extra_json_schema={"enum": ["customer", "system"]})]
-    description: str
-    mode: Annotated[
-        str,
-        Meta(
-            description="An enforced type rejects unknown fields and wrong types.",
-            extra_json_schema={"enum": ["open", "enforced"]},
-        ),
-    ]
-    reviewed: Annotated[
-        bool, Meta(description="False for a type that registered itself.")
-    ]
-    awaited: Annotated[
-        bool, Meta(description="Whether a published campaign waits for it.")
-    ]
-    fields: list[EventFieldOut]
-
-
-class EventTypesPage(msgspec.Struct):
-    results: list[EventTypeOut]
-    next: str | None
-
-
-class EventTypes(ApiView):
-    scopes = {"GET": Scope.READ}
-    parameters = LIST_PARAMETERS
-
-    @operation(
-        name="listEventTypes",
-        tag="Events",
-        summary="List the event types",
-        description="What can happen, in the order in which it was first seen, with "
-        "the fields that were learnt from events or declared by staff.",
-        parameters=LIST,
-        answers={200: EventTypesPage},
-        example={
-            "results": [
-                {
-                    "name": "Order paid",
-                    "kind": "customer",
-                    "description": "",
-                    "mode": "open",
-                    "reviewed": True,
-                    "awaited": False,
-                    "fields": [{"code": "price", "label": "Price", "type": "number"}],
-                }
-            ],
-            "next": None,
-        },
-        problems=(400,),
-    )
-    def get(self, request: Request) -> Response:
-        types = EventType.objects.prefetch_related("fields")
-        return Response(page(request, types, _type_out))
-
-
-def _type_out(type: EventType) -> EventTypeOut:
-    return EventTypeOut(
-        name=type.name,
-        kind=type.kind,
-        description=type.description,
-        mode=type.mode,
-        reviewed=type.is_reviewed,
-        awaited=type.is_awaited,
-        fields=[
-            EventFieldOut(field.code, field.label, field.value_type)
-            for field in type.fields.all()
-        ],
     )

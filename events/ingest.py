@@ -52,6 +52,8 @@ class Result:
     code: str = ""
     field: str = ""
     message: str = ""
+    #: How an event that was accepted is not as its type declares.
+    warnings: Sequence[schema.FieldWarning] = ()
 
 
 @dataclass(slots=True)
@@ -70,7 +72,8 @@ class _Row:
 
     index: int
     item: Item
-    type: EventType
+    type: schema.KnownType
+    warnings: Sequence[schema.FieldWarning] = ()
     #: What the customer is named by, and what a stub would be made with.
     by: str = "external_id"
     customer: str = ""
@@ -99,8 +102,7 @@ def record_events(
     now = now or timezone.now()
     rejections: dict[int, Refusal] = {}
     read = _read(items, rejections, kind=kind, format=format, now=now)
-    rows = _check_types(read, rejections, kind=kind)
-    schema.learn_fields((row.type.pk, row.item) for row in rows)
+    rows = _check_types(read, rejections, kind=kind, source=source, now=now)
     if kind == Kind.CUSTOMER:
         rows = _name_customers(rows, rejections)
     keep = keep_rejected and bool(rejections)
@@ -139,21 +141,27 @@ def _read(
 
 
 def _check_types(
-    read: list[tuple[int, Item]], rejections: dict[int, Refusal], *, kind: Kind
+    read: list[tuple[int, Item]],
+    rejections: dict[int, Refusal],
+    *,
+    kind: Kind,
+    source: Source,
+    now: datetime,
 ) -> list[_Row]:
-    types = schema.register_types((item.name for _, item in read), kind)
-    enforced = schema.declared_fields(types.values())
+    types = schema.register_types((item.name for _, item in read), kind, now=now)
+    notes = schema.Notes(source=source, now=now)
     rows = []
     for index, item in read:
-        event_type = types[item.name]
+        known = types[item.name]
         try:
-            schema.check_kind(item, event_type, kind)
-            if event_type.pk in enforced:
-                schema.enforce(item, enforced[event_type.pk])
+            schema.check_kind(item, known, kind)
+            warnings = notes.check(known, item)
         except Refusal as refusal:
             rejections[index] = refusal
         else:
-            rows.append(_Row(index, item, event_type, *(item.customer or ("", ""))))
+            by, customer = item.customer or ("", "")
+            rows.append(_Row(index, item, known, warnings, by, customer))
+    notes.write()
     return rows
 
 
@@ -420,7 +428,10 @@ def _answer(
             answer.accepted += 1
         else:
             answer.duplicates += 1
-        answer.results.append(Result(index, row.item.id, status))
+        result = Result(index, row.item.id, status)
+        if row.warnings and status == ACCEPTED:
+            result.warnings = row.warnings
+        answer.results.append(result)
     return answer
 
 

@@ -97,9 +97,16 @@ class EventType(models.Model):
     """What can happen. A name is of one kind only, and case-sensitive."""
 
     class Mode(models.TextChoices):
-        OPEN = "open", "Open: new fields are learnt"
-        WARN = "warn", "Warn: what is not declared is stored, and told as a warning"
-        ENFORCED = "enforced", "Enforced: an unknown field or a wrong type is rejected"
+        OPEN = "open", "Open: everything is stored, and new fields are learnt"
+        WARN = (
+            "warn",
+            "Warn: everything is stored, and the sender is warned of what is not as "
+            "declared",
+        )
+        ENFORCED = (
+            "enforced",
+            "Enforced: what is not as declared is rejected and kept, to be replayed",
+        )
 
     name = models.CharField(max_length=128, unique=True)
     kind = models.CharField(max_length=8, choices=Kind)
@@ -114,6 +121,13 @@ class EventType(models.Model):
         help_text="A published campaign waits for it: kept true by campaigns.",
     )
     created_at = models.DateTimeField("first seen", auto_now_add=True)
+    last_seen_on = models.DateField(
+        "last seen",
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="The day, in UTC, on which the last such event arrived.",
+    )
 
     class Meta:
         ordering: ClassVar = ["name"]
@@ -148,6 +162,12 @@ class EventField(models.Model):
         blank=True,
         editable=False,
         help_text="The day, in UTC, of the last event that carried it.",
+    )
+    gone_reviewed_on = models.DateField(
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="The day on which staff said that it is fine not to see it.",
     )
 
     class Meta:

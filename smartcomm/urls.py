@@ -7,6 +7,7 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 from campaigns import api as campaigns
 from customers import api as customers
 from events import api as events
+from events import types_api as types
 from messaging import api as messaging
 from segments import api as segments
 from smartcomm.core.problems import no_such_address
@@ -24,7 +25,10 @@ register_converter(ExternalId, "external_id")
 api: list[URLPattern | URLResolver] = [
     path("events", events.RecordEvents.as_view()),
     path("system-events", events.RecordSystemEvents.as_view()),
-    path("event-types", events.EventTypes.as_view()),
+    path("event-types", types.EventTypes.as_view()),
+    path("event-types/schema", types.NamedTypeSchema.as_view()),
+    path("event-types/<int:pk>", types.OneEventType.as_view()),
+    path("event-types/<int:pk>/schema", types.TypeSchema.as_view()),
     path("customers", customers.Customers.as_view()),
     path("customers/<external_id:external_id>/events", events.History.as_view()),
     path(
