@@ -28,6 +28,7 @@ MAX_CONTEXT_BYTES = 32 * 1024
 MAX_CONTEXT_FIELDS = 100
 MAX_CONTEXT_DEPTH = 6
 MAX_DIGITS = 100
+_PLAIN = 2**63
 #: Clocks of senders may be ahead by so much.
 FUTURE = timedelta(minutes=5)
 
@@ -215,7 +216,10 @@ def _context(value: object) -> Mapping[str, Any]:
         _check_codes(value)
     for code, found in value.items():
         # Plain texts, nearly all there is, are checked by encoding them, below.
-        if type(found) is not str:
+        kind = type(found)
+        if kind is not str and kind is not bool:
+            if kind is int and -_PLAIN < found < _PLAIN:
+                continue
             _check_value(found, f"context.{code}", 1)
     try:
         encoded = msgspec.json.encode(value)
@@ -284,7 +288,8 @@ def _check_value(value: object, place: str, depth: int) -> None:
 
 
 def _storable(text: str, place: str) -> str:
-    if UNSTORABLE.search(text):
+    # Nearly every text is printable, and that is known sooner.
+    if not text.isprintable() and UNSTORABLE.search(text):
         raise Refusal(
             "text_invalid",
             f"“{_shown(place)}” has a character that cannot be stored: NUL, or half "
