@@ -16,23 +16,19 @@ import argparse
 import json
 import os
 import shutil
-import signal
 import socket
 import statistics
-import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
-from smartcomm.embedded import Services
-
-PROJECT = Path(__file__).resolve().parents[1]
-PYTHON = [sys.executable, "-W", "ignore"]
+from benchmarks.installation import (
+    free_port,
+    installation,
+    processor_seconds,
+    running,
+)
 
 GRANIAN = (
     "granian --interface wsgi --host 127.0.0.1 --port {port} --workers {workers} "
@@ -83,6 +79,8 @@ def main() -> None:
         if shutil.which(command.split()[0])
     }
     rates: dict[tuple[str, str], list[Rate]] = {}
+    # The limit on requests is what this must not measure.
+    os.environ["API_REQUESTS_PER_SECOND"] = "0"
     with installation() as key:
         for round_number in range(options.rounds):
             for name, command in servers.items():
@@ -96,49 +94,6 @@ def main() -> None:
                         rates.setdefault((name, load.name), []).append(rate)
                 print(f"round {round_number + 1}: {name} done", file=sys.stderr)
     report(list(servers), rates)
-
-
-@contextmanager
-def installation() -> Iterator[str]:
-    """New servers with an empty, migrated database; the key to post with."""
-    with tempfile.TemporaryDirectory() as data:
-        Path(data).chmod(0o711)
-        os.environ["SMARTCOMM_DATA"] = f"{data}/installation"
-        os.environ["DJANGO_SETTINGS_MODULE"] = "smartcomm.settings"
-        os.environ["PYTHONWARNINGS"] = "ignore"
-        # The limit on requests is what this must not measure.
-        os.environ["API_REQUESTS_PER_SECOND"] = "0"
-        with Services():
-            manage("migrate", "--verbosity", "0")
-            key = manage(
-                "create_api_key", "--source", "benchmark", "--scope", "events:write"
-            )
-            yield key.strip()
-
-
-def manage(*arguments: str) -> str:
-    command = [*PYTHON, str(PROJECT / "manage.py"), *arguments]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-
-
-@contextmanager
-def running(command: str, port: int) -> Iterator[int]:
-    """The server, for as long as it is measured; its process id."""
-    process = subprocess.Popen(command.split(), cwd=PROJECT)
-    try:
-        while b" 200 " not in ask_health(port):
-            time.sleep(0.1)
-        yield process.pid
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
-
-
-def ask_health(port: int) -> bytes:
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port)) as server:
-        server.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        return server.recv(100)
-    return b""
 
 
 def measure(load: Load, server: int, port: int, key: str, seconds: float) -> Rate:
@@ -165,16 +120,6 @@ def measure(load: Load, server: int, port: int, key: str, seconds: float) -> Rat
         wall=sum(accepted) / (time.monotonic() - started),
         processor=sum(accepted) / (processor_seconds(server) - busy),
     )
-
-
-def processor_seconds(pid: int) -> float:
-    """What a process and its children have used."""
-    process = Path(f"/proc/{pid}")
-    fields = (process / "stat").read_text().rpartition(")")[2].split()
-    ticks = int(fields[11]) + int(fields[12])
-    children = (process / "task" / str(pid) / "children").read_text().split()
-    own = ticks / os.sysconf("SC_CLK_TCK")
-    return own + sum(processor_seconds(int(child)) for child in children)
 
 
 def make_request(load: Load, key: str) -> bytes:
@@ -210,11 +155,6 @@ def read_answer(server: socket.socket) -> None:
     left = length - len(body)
     while left > 0:
         left -= len(server.recv(65_536))
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def report(servers: list[str], rates: dict[tuple[str, str], list[Rate]]) -> None:
