@@ -16,8 +16,8 @@ UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 class Command(BaseCommand):
     help = (
-        "Make a key to follow another one, and print it: nothing else comes on standard "
-        "output. The old key works until the overlap is over."
+        "Make a key to follow another one, and print it: nothing else comes on "
+        "standard output. The old key works until the overlap is over."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -29,13 +29,13 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, prefix: str, overlap: str, **options: Any) -> None:
+        now = timezone.now()
         try:
             old = find_key(prefix)
-            _, secret = rotate_key(old, overlap=_span(overlap), now=timezone.now())
+            _, secret = rotate_key(old, overlap=_span(overlap), now=now)
         except UserError as error:
             raise CommandError(error.message) from error
-        assert old.expires_at is not None
-        ends = timezone.localtime(old.expires_at)
+        ends = timezone.localtime(old.expires_at or now)
         self.stderr.write(
             f"{old} of {old.source} works until {ends:%Y-%m-%d %H:%M %Z}."
         )
