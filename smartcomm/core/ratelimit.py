@@ -10,8 +10,8 @@ the stroke.)
 A process that is busy does not ask Valkey for each request: it takes a handful (a
 lease) and hands them out itself. A lease is
 
-- no more than the process has used just before, so a quiet source is asked for one by
-  one, and counted exactly;
+- no more than the process has just used in so short a time as a lease lives, and not
+  worth it below a few: a quiet source is asked for one by one, and counted exactly;
 - no more than a twentieth of the limit, nor than half of what is left for others;
 - worthless after a twentieth of a second. The bucket reckons with the latest moment at
   which it may be used, which keeps the bound above strict.
@@ -19,7 +19,7 @@ lease) and hands them out itself. A lease is
 What it costs: what a process holds and does not use is lost. So a source may be
 refused a little early: by less than a twentieth of its limit for each process that
 serves it just then, and by one more twentieth in a burst after silence. A limit below
-40 is never leased, and exact.
+160 is never leased, and exact.
 
 While Valkey is away everyone is let through, and it is not asked again for some
 seconds: a limit that nobody can check must not stop events.
@@ -47,6 +47,8 @@ LEFT_ALONE_SECONDS = 5.0
 #: A lease is at most this part of a limit, and lives for this part of a second.
 SHARE = 20
 HELD_SECONDS = 1 / SHARE
+#: Fewer than that are not held: they are asked for one by one.
+FEWEST_HELD = 8
 
 #: Who was refused is refused at least so long without asking Valkey; what is filled in
 #: meanwhile is there afterwards. So one who floods us costs next to nothing.
@@ -112,27 +114,37 @@ _asked_again_at = 0.0
 class _Lease:
     """What this process holds of a limit."""
 
-    __slots__ = ("left", "limit", "lock", "ready_at", "size", "taken_at", "tokens")
+    __slots__ = (
+        "began_at",
+        "left",
+        "limit",
+        "lock",
+        "ready_at",
+        "taken_at",
+        "tokens",
+        "used",
+        "used_before",
+    )
 
     def __init__(self, limit: int) -> None:
         self.lock = threading.Lock()
         self.limit = limit
-        self.size = 0  # How many it was when it was taken,
-        self.tokens = 0  # and how many of them are left.
+        self.tokens = 0
         self.taken_at = -math.inf
+        # How many were used in the twentieth of a second that is on, and in the last.
+        self.began_at = -math.inf
+        self.used = self.used_before = 0
         self.left = limit  # In the bucket, when it was asked last.
         self.ready_at = -math.inf  # Until then the bucket is known to be empty.
 
     def wanted(self, now: float) -> int:
-        """How many to take, by how the last ones were used."""
-        age = now - self.taken_at
+        """How many to take, by how many were used just before."""
+        age = now - self.began_at
         if age >= HELD_SECONDS:
-            size = self.size - self.tokens if age < 2 * HELD_SECONDS else 1
-        elif age < HELD_SECONDS / 2:
-            size = self.size * 2
-        else:
-            size = self.size
-        return max(1, min(size, self.limit // SHARE))
+            self.used_before = self.used if age < 2 * HELD_SECONDS else 0
+            self.used, self.began_at = 0, now
+        many = min(max(self.used, self.used_before), self.limit // SHARE)
+        return many if many >= FEWEST_HELD else 1
 
 
 _leases: dict[str, _Lease] = {}
@@ -153,6 +165,7 @@ def count(who: str, *, limit: int, now: float | None = None) -> Rate | None:
     with lease.lock:
         if lease.tokens and moment - lease.taken_at < HELD_SECONDS:
             lease.tokens -= 1
+            lease.used += 1
         elif moment < lease.ready_at:
             return Rate(limit, 0, 1.0, lease.ready_at - moment)
         else:
@@ -182,11 +195,12 @@ def _take(who: str, lease: _Lease, moment: float, now: float | None) -> float | 
         return None
     lease.left = int(left)
     if not given:
-        lease.size = lease.tokens = 0
+        lease.tokens = 0
         seconds = max(int(wait) / 1_000_000, REFUSED_SECONDS)
         lease.ready_at = moment + seconds
         return seconds
-    lease.size, lease.tokens = int(given), int(given) - 1
+    lease.tokens = int(given) - 1
+    lease.used += 1
     # Counted from before Valkey was asked, so that it ends here before it does there.
     lease.taken_at = moment
     return 0.0
