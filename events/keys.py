@@ -29,7 +29,7 @@ USE_NOTED_EVERY = timedelta(minutes=1)
 
 #: A key that ends within this time is told of before it does.
 ENDS_SOON = timedelta(days=7)
-#: For so long at most an old key works beside the one that follows it.
+#: For so long at most an old key works beside the one that replaces it.
 LONGEST_OVERLAP = timedelta(days=90)
 
 
@@ -76,11 +76,11 @@ def revoke_key(key: ApiKey, *, now: datetime) -> None:
 
 
 def rotate_key(key: ApiKey, *, overlap: timedelta, now: datetime) -> tuple[ApiKey, str]:
-    """Make a key to follow this one; the second value is its secret, shown this once.
+    """Make a key to replace this one; the second value is its secret, shown this once.
 
     It has the same name and scopes, and as long a life as the old one was given. The
     old one works until `overlap` is over, so that its users can change at leisure.
-    A key is followed once: two people who rotate it at the same time make one key.
+    A key is replaced once: two people who rotate it at the same time make one key.
     """
     if not timedelta() <= overlap <= LONGEST_OVERLAP:
         raise Invalid(
@@ -107,9 +107,9 @@ def rotate_key(key: ApiKey, *, overlap: timedelta, now: datetime) -> tuple[ApiKe
 
 
 def _refuse_to_rotate(key: ApiKey, now: datetime) -> None:
-    if (follower := key.follower) is not None:
+    if (successor := key.successor) is not None:
         raise Conflict(
-            f"{key} was rotated before: {follower} follows it. Rotate that one, or "
+            f"{key} was rotated before: {successor} replaces it. Rotate that one, or "
             "make a new key.",
             code="key_rotated",
         )
@@ -138,7 +138,7 @@ def find_key(prefix: str) -> ApiKey:
 class State:
     """Whether a key opens anything, in a word and in a sentence.
 
-    `still_used` is when a key was last used after another one had come to follow it.
+    `still_used` is when a key was last used after another one had come to replace it.
     """
 
     word: str
@@ -150,23 +150,25 @@ class State:
 
 def state_of(key: ApiKey, *, now: datetime) -> State:
     """What there is to know of a key. No query if `replaced_by` was selected."""
-    follower = key.follower
-    because = f" because {follower} follows it" if follower else ""
+    successor = key.successor
+    because = f" because {successor} replaces it" if successor else ""
     used = key.last_used_at
     # A use is noted once a minute, so one of the minute of the rotation tells nothing.
     late = None
-    if follower and used and used > follower.created_at + USE_NOTED_EVERY:
+    if successor and used and used > successor.created_at + USE_NOTED_EVERY:
         late = used
     if key.revoked_at is not None:
         return State("revoked", still_used=late)
     if key.expires_at is None:
         return State("works", works=True)
     if key.has_expired(now):
-        return State("expired", f"Ended{because}." if because else "", still_used=late)
+        return State(
+            "expired", f"Expired{because}." if because else "", still_used=late
+        )
     left = key.expires_at - now
     return State(
         "works",
-        f"Ends in {in_words(left)}{because}.",
+        f"Expires in {in_words(left)}{because}.",
         works=True,
         is_ending=left <= ENDS_SOON,
         still_used=late,
@@ -175,11 +177,11 @@ def state_of(key: ApiKey, *, now: datetime) -> State:
 
 def in_words(span: timedelta) -> str:
     """A span of time: 40 seconds, 5 minutes, 3 hours, 12 days."""
-    seconds = max(int(span.total_seconds()), 0)
+    seconds = max(round(span.total_seconds()), 0)
     for size, unit in ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")):
         # Two days and up as days, less as hours, and so on down.
         if seconds >= 2 * size or size == 1:
-            number = seconds // size
+            number = round(seconds / size)
             return f"{number} {unit}{'' if number == 1 else 's'}"
     raise AssertionError("A second is the last unit.")
 
@@ -187,7 +189,7 @@ def in_words(span: timedelta) -> str:
 def ending_keys(*, now: datetime) -> QuerySet[ApiKey]:
     """Keys that end soon and are missed when they do: of sources that are switched on.
 
-    One that is followed by another is only told of while it is still used.
+    One that is replaced by another is only told of while it is still used.
     """
     rows = ApiKey.objects.filter(
         Q(replaced_by=None)
@@ -217,8 +219,8 @@ def check_key(secret: str, *, now: datetime) -> ApiKey:
         raise KeyRefused("This key was revoked. Ask for a new one.")
     if key.has_expired(now):
         raise KeyRefused(
-            "This key has expired: another one follows it. Use that one."
-            if key.follower
+            "This key has expired: another one replaces it. Use that one."
+            if key.successor
             else "This key has expired. Ask for a new one."
         )
     if not key.source.is_active:

@@ -92,7 +92,7 @@ class ApiKey(models.Model):
         blank=True,
         editable=False,
         related_name="replaced_by",
-        help_text="The key that this one was made to follow.",
+        help_text="The key that this one was made to replace.",
     )
 
     class Meta:
@@ -106,8 +106,8 @@ class ApiKey(models.Model):
         return self.expires_at is not None and self.expires_at <= now
 
     @property
-    def follower(self) -> ApiKey | None:
-        """The key that was made to follow this one. A query unless it was selected."""
+    def successor(self) -> ApiKey | None:
+        """The key that replaces this one. A query unless it was selected."""
         try:
             return self.replaced_by
         except ApiKey.DoesNotExist:

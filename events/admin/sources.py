@@ -125,13 +125,13 @@ class RotateForm(forms.Form):
     """How long the old key works beside the new one."""
 
     CHOICES: ClassVar = [
-        ("0", "Not at all: it is refused at once"),
+        ("0", "It is refused at once"),
         ("1", "1 hour"),
         ("24", "24 hours"),
         ("168", "7 days"),
     ]
     overlap = forms.TypedChoiceField(
-        label="The old key works for another",
+        label="How long the old key goes on",
         choices=CHOICES,
         coerce=lambda hours: timedelta(hours=int(hours)),
         initial="24",
@@ -248,7 +248,7 @@ class SourceAdmin(ModelAdmin):
                 if key.last_used_at
                 else ""
             )
-            may = may_rotate and state.works and key.follower is None
+            may = may_rotate and state.works and key.successor is None
             rows.append(KeyRow(key, state, key_state(state), used, may))
         return rows
 
@@ -349,7 +349,7 @@ class SourceAdmin(ModelAdmin):
     def rotate(self, request: HttpRequest, source_id: int, key_id: int) -> HttpResponse:
         """Ask how long the old key shall go on, make the new one, and show it once.
 
-        Sending the form again, as a reload does, finds the key followed, and says so.
+        Sending the form again, as a reload does, finds the key replaced, and says so.
         """
         if not (
             self.may_make_keys(request)

@@ -268,9 +268,9 @@ def _ending_keys() -> list[Notice]:
         Notice(
             "key",
             "warn",
-            f"{key.source}: the key {key} ends in {in_words(key.expires_at - now)}",
-            f"{key.follower} follows it, but the old one is still used."
-            if key.follower
+            f"{key.source}: the key {key} expires in {in_words(key.expires_at - now)}",
+            f"{key.successor} replaces it, but the old one is still used."
+            if key.successor
             else "Rotate it before, and put the new one into use.",
             reverse("admin:events_source_change", args=[key.source_id]),
         )

@@ -16,7 +16,7 @@ UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 class Command(BaseCommand):
     help = (
-        "Make a key to follow another one, and print it: nothing else comes on "
+        "Make a key to replace another one, and print it: nothing else comes on "
         "standard output. The old key works until the overlap is over."
     )
 
