@@ -34,7 +34,9 @@ def read_networks(texts: Iterable[str]) -> list[str]:
     """
     found: dict[str, None] = {}
     for text in texts:
-        found[str(_read_network(text)).removesuffix("/32").removesuffix("/128")] = None
+        network = _read_network(text)
+        is_one = network.prefixlen == network.max_prefixlen
+        found[str(network.network_address if is_one else network)] = None
     if len(found) > MAX_NETWORKS:
         raise Invalid(
             f"{len(found)} networks are too many. List at most {MAX_NETWORKS}; a "
