@@ -79,7 +79,7 @@ def admit(source: Source, meta: Mapping[str, Any]) -> Rate | None:
                 "from an address that is allowed, or have this one allowed on the "
                 "source's page."
             )
-    rate = ratelimit.count_source(source)
+    rate = ratelimit.of_source(source)
     if rate is not None and rate.is_exceeded:
         raise TooMany(rate)
     return rate

@@ -97,7 +97,7 @@ class Limited(Protocol):
     requests_per_second: int | None
 
 
-def count_source(source: Limited) -> Rate | None:
+def of_source(source: Limited) -> Rate | None:
     """Count one request of a source; None if it has no limit, or none can be checked.
 
     Some microseconds for a busy source, and a round trip to Valkey for a quiet one.
