@@ -24,7 +24,8 @@ MAX_ADDRESSES = 10_000
 class Source(ratelimit.Limited, Protocol):
     """A source, as far as the gate looks at it."""
 
-    allowed_networks: Sequence[str]
+    @property
+    def allowed_networks(self) -> Sequence[str]: ...
 
 
 class AddressNotAllowed(UserError):

@@ -7,10 +7,10 @@ t seconds however it is cut, no more than limit * (1 + t) requests are let throu
 counter for each second of the clock lets twice the limit through in one moment, around
 the stroke.)
 
-A process that is busy does not ask Valkey for each request: it takes a handful (a
-lease) and hands them out itself. A lease is
+A process that is busy does not ask Valkey for each request: it takes a handful
+and hands them out itself. A handful is
 
-- no more than the process has just used in so short a time as a lease lives, and not
+- no more than the process has just used in so short a time as it may be held, and not
   worth it below a few: a quiet source is asked for one by one, and counted exactly;
 - no more than a twentieth of the limit, nor than half of what is left for others;
 - worthless after a twentieth of a second. The bucket reckons with the latest moment at
@@ -19,7 +19,7 @@ lease) and hands them out itself. A lease is
 What it costs: what a process holds and does not use is lost. So a source may be
 refused a little early: by less than a twentieth of its limit for each process that
 serves it just then, and by one more twentieth in a burst after silence. A limit below
-160 is never leased, and exact.
+160 is never held ahead of requests, and exact.
 
 While Valkey is away everyone is let through, and it is not asked again for some
 seconds: a limit that nobody can check must not stop events.
@@ -44,7 +44,7 @@ logger = structlog.get_logger(__name__)
 PATIENCE_SECONDS = 0.2
 LEFT_ALONE_SECONDS = 5.0
 
-#: A lease is at most this part of a limit, and lives for this part of a second.
+#: A handful is at most this part of a limit, and held for this part of a second.
 SHARE = 20
 HELD_SECONDS = 1 / SHARE
 #: Fewer than that are not held: they are asked for one by one.
@@ -54,8 +54,8 @@ FEWEST_HELD = 8
 #: meanwhile is there afterwards. So one who floods us costs next to nothing.
 REFUSED_SECONDS = 0.01
 
-#: Leases kept at once: more sources or addresses than that, and all start anew.
-MAX_LEASES = 10_000
+#: Sources and addresses that are kept at once: more than that, and all start anew.
+MAX_HELD = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def of_source(source: Limited) -> Rate | None:
 _asked_again_at = 0.0
 
 
-class _Lease:
+class _Held:
     """What this process holds of a limit."""
 
     __slots__ = (
@@ -147,7 +147,7 @@ class _Lease:
         return many if many >= FEWEST_HELD else 1
 
 
-_leases: dict[str, _Lease] = {}
+_held: dict[str, _Held] = {}
 
 
 def count(who: str, *, limit: int, now: float | None = None) -> Rate | None:
@@ -155,60 +155,60 @@ def count(who: str, *, limit: int, now: float | None = None) -> Rate | None:
 
     `now` is Valkey's own clock unless told: one clock for all machines.
     """
-    lease = _leases.get(who)
-    if lease is None or lease.limit != limit:
-        if len(_leases) >= MAX_LEASES:
-            _leases.clear()
-        lease = _leases[who] = _Lease(limit)
-    moment = time.monotonic() if now is None else now
-    # Held while Valkey is asked: who waits for it finds what was brought.
-    with lease.lock:
-        if lease.tokens and moment - lease.taken_at < HELD_SECONDS:
-            lease.tokens -= 1
-            lease.used += 1
-        elif moment < lease.ready_at:
-            return Rate(limit, 0, 1.0, lease.ready_at - moment)
+    held = _held.get(who)
+    if held is None or held.limit != limit:
+        if len(_held) >= MAX_HELD:
+            _held.clear()
+        held = _held[who] = _Held(limit)
+    # Kept while Valkey is asked: who waits for it finds what was brought.
+    with held.lock:
+        moment = time.monotonic() if now is None else now
+        if held.tokens and moment - held.taken_at < HELD_SECONDS:
+            held.tokens -= 1
+            held.used += 1
+        elif moment < held.ready_at:
+            return Rate(limit, 0, 1.0, held.ready_at - moment)
         else:
-            wait = _take(who, lease, moment, now)
+            wait = _take(who, held, moment, now)
             if wait is None:
                 return None
             if wait:
                 return Rate(limit, 0, 1.0, wait)
-        remaining = lease.left + lease.tokens
+        remaining = held.left + held.tokens
     return Rate(limit, remaining, 1 - remaining / limit)
 
 
-def _take(who: str, lease: _Lease, moment: float, now: float | None) -> float | None:
-    """Fill the lease from the bucket and use one of it: how long to wait, or None."""
+def _take(who: str, held: _Held, moment: float, now: float | None) -> float | None:
+    """Take a handful from the bucket and use one of it: how long to wait, or None."""
     global _asked_again_at
     if time.monotonic() < _asked_again_at:
         return None
-    wanted = lease.wanted(moment)
+    wanted = held.wanted(moment)
     try:
         given, left, wait = _script(client())(
             keys=[f"rate:{who}"],
-            args=[lease.limit, wanted, "" if now is None else int(now * 1_000_000)],
+            args=[held.limit, wanted, "" if now is None else int(now * 1_000_000)],
         )
     except redis.RedisError:
         _asked_again_at = time.monotonic() + LEFT_ALONE_SECONDS
         logger.warning("ratelimit.valkey_away")
         return None
-    lease.left = int(left)
+    held.left = int(left)
     if not given:
-        lease.tokens = 0
+        held.tokens = 0
         seconds = max(int(wait) / 1_000_000, REFUSED_SECONDS)
-        lease.ready_at = moment + seconds
+        held.ready_at = moment + seconds
         return seconds
-    lease.tokens = int(given) - 1
-    lease.used += 1
+    held.tokens = int(given) - 1
+    held.used += 1
     # Counted from before Valkey was asked, so that it ends here before it does there.
-    lease.taken_at = moment
+    held.taken_at = moment
     return 0.0
 
 
 # The bucket is kept as how much of it is used, and when that was so. One who takes
-# several may use them until their lease ends: they count as if the bucket had not been
-# fuller than at that time, so that what is filled in meanwhile is not given out twice.
+# several may use them for a twentieth of a second: they count as if the bucket had not
+# been fuller than at its end, so that what is filled in meanwhile is not given twice.
 TAKE = f"""
 local limit, wanted = tonumber(ARGV[1]), tonumber(ARGV[2])
 local now = tonumber(ARGV[3])

@@ -40,12 +40,12 @@ def clock(monkeypatch) -> Iterator[Clock]:
         ratelimit, "count", lambda who, limit: count(who, limit=limit, now=clock.now)
     )
     monkeypatch.setattr(ratelimit, "_asked_again_at", 0.0)
-    ratelimit._leases.clear()
+    ratelimit._held.clear()
     ratelimit.client().flushdb()
     gate._over.clear()
     keys._trusted.clear()
     yield clock
-    ratelimit._leases.clear()
+    ratelimit._held.clear()
     ratelimit.client().flushdb()
     gate._over.clear()
 

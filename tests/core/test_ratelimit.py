@@ -23,22 +23,22 @@ def _fresh():
 
 def start_afresh() -> None:
     ratelimit._asked_again_at = 0.0
-    ratelimit._leases.clear()
+    ratelimit._held.clear()
     ratelimit.client().flushdb()
 
 
 class Process:
-    """One of several web processes: with leases of its own, on the same Valkey."""
+    """One of several web processes: with handfuls of its own, on the same Valkey."""
 
     def __init__(self) -> None:
-        self.leases: dict[str, ratelimit._Lease] = {}
+        self.held: dict[str, ratelimit._Held] = {}
 
     def count(self, who: str, *, limit: int, now: float) -> Rate:
-        before, ratelimit._leases = ratelimit._leases, self.leases
+        before, ratelimit._held = ratelimit._held, self.held
         try:
             rate = count(who, limit=limit, now=now)
         finally:
-            ratelimit._leases = before
+            ratelimit._held = before
         assert rate is not None
         return rate
 
@@ -53,9 +53,9 @@ def questions(monkeypatch) -> list[int]:
     asked: list[int] = []
     take = ratelimit._take
 
-    def spy(who, lease, moment, now):
-        asked.append(lease.wanted(moment))
-        return take(who, lease, moment, now)
+    def spy(who, held, moment, now):
+        asked.append(held.wanted(moment))
+        return take(who, held, moment, now)
 
     monkeypatch.setattr(ratelimit, "_take", spy)
     return asked
@@ -146,13 +146,13 @@ def test_a_process_takes_no_more_than_it_has_used_just_before(monkeypatch):
 def test_what_is_held_too_long_is_not_used():
     process = Process()
     let_through(process, 20, limit=10_000, now=NOON)
-    (lease,) = process.leases.values()
-    assert lease.tokens
+    (held,) = process.held.values()
+    assert held.tokens
 
     later = NOON + HELD_SECONDS + 0.001
     left = process.count("a", limit=10_000, now=later).remaining
 
-    assert lease.taken_at == later
+    assert held.taken_at == later
     # It is lost until it is filled in again.
     assert left < 10_000
 
@@ -160,7 +160,7 @@ def test_what_is_held_too_long_is_not_used():
 def test_held_requests_cost_a_burst_a_tenth_of_the_limit_at_most():
     busy, idle = Process(), Process()
     # The one holds as many as it can, and then is asked no more.
-    while (lease := idle.leases.get("a")) is None or lease.tokens < 1_000 / SHARE - 1:
+    while (held := idle.held.get("a")) is None or held.tokens < 1_000 / SHARE - 1:
         idle.count("a", limit=1_000, now=NOON)
     used = 1_000 - idle.count("a", limit=1_000, now=NOON).remaining
 
@@ -220,11 +220,11 @@ def test_a_raised_limit_holds_at_once():
 def test_a_clock_that_was_set_back_locks_nobody_out():
     process = Process()
     let_through(process, 3, limit=2, now=NOON)
-    process.leases.clear()
+    process.held.clear()
     earlier = NOON - 3_600
     assert process.count("a", limit=2, now=earlier).is_exceeded
 
-    process.leases.clear()
+    process.held.clear()
     assert not process.count("a", limit=2, now=earlier + 1).is_exceeded
 
 
@@ -233,11 +233,11 @@ def test_without_a_clock_told_valkey_reads_its_own():
 
 
 def test_many_callers_do_not_fill_the_memory(monkeypatch):
-    monkeypatch.setattr(ratelimit, "MAX_LEASES", 3)
+    monkeypatch.setattr(ratelimit, "MAX_HELD", 3)
     for number in range(10):
         count(f"address:{number}", limit=5, now=NOON)
 
-    assert len(ratelimit._leases) <= 3
+    assert len(ratelimit._held) <= 3
 
 
 def test_what_is_kept_in_valkey_goes_by_itself():

@@ -20,16 +20,16 @@ NOON = 1_800_000_000.0
 @pytest.fixture(autouse=True)
 def _fresh():
     ratelimit._asked_again_at = 0.0
-    ratelimit._leases.clear()
+    ratelimit._held.clear()
     ratelimit.client().flushdb()
     yield
-    ratelimit._leases.clear()
+    ratelimit._held.clear()
     ratelimit.client().flushdb()
 
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("limit", [5, 100, 1_000])
-def test_threads_that_share_a_lease_hand_out_no_request_twice(limit):
+def test_threads_that_share_a_handful_hand_out_no_request_twice(limit):
     def call(_: int) -> int:
         rates = [ratelimit.count("a", limit=limit, now=NOON) for _ in range(limit)]
         return sum(rate is not None and not rate.is_exceeded for rate in rates)
@@ -37,7 +37,7 @@ def test_threads_that_share_a_lease_hand_out_no_request_twice(limit):
     through = sum(at_once(8, call))
 
     assert through <= limit
-    # Early by what a lease may cost, and no more.
+    # Early by what a handful may cost, and no more.
     assert through >= limit * (0.9 if limit >= 160 else 1)
 
 
