@@ -9,7 +9,6 @@ checks are the same functions, and a test holds both ways against each other.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from io import BytesIO
@@ -21,13 +20,15 @@ from django.http import HttpResponse
 from django.utils import timezone
 
 from events.api import answer_to
+from events.authentication import read_key
 from events.ingest import record_events
-from events.keys import KeyRefused, check_key
+from events.keys import KeyRefused
 from events.models import ApiKey, Kind, Scope
-from smartcomm.core import ratelimit
+from smartcomm.core import gate
 from smartcomm.core.bodies import MAX_BODY_BYTES, items_of
 from smartcomm.core.errors import UserError
 from smartcomm.core.problems import problem_details
+from smartcomm.core.ratelimit import Rate
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
@@ -78,8 +79,8 @@ class Door:
             items = items_of(body, "events")
         except UserError:
             items = None
-        rate = ratelimit.of_source(key.source, now=time.time())
-        if items is None or (rate is not None and rate.is_exceeded):
+        admitted, rate = (False, None) if items is None else _admit(key, environ)
+        if items is None or not admitted:
             environ["wsgi.input"] = BytesIO(body)
             return self.application(environ, start_response)
         try:
@@ -110,17 +111,25 @@ def _key(environ: Environ) -> ApiKey | None:
     if scheme.lower() != "bearer":
         return None
     try:
-        key = check_key(secret.strip(), now=timezone.now())
-    except KeyRefused:
+        key = read_key(secret.strip(), environ, now=timezone.now())
+    except (KeyRefused, gate.TooManyFailures):
         return None
     return key if Scope.EVENTS in key.scopes else None
+
+
+def _admit(key: ApiKey, environ: Environ) -> tuple[bool, Rate | None]:
+    """Whether its source may send this now, and from there."""
+    try:
+        return True, gate.admit(key.source, environ)
+    except UserError:
+        return False, None
 
 
 def _respond(
     status: int,
     body: bytes,
     start_response: StartResponse,
-    rate: ratelimit.Rate | None,
+    rate: Rate | None,
 ) -> Iterable[bytes]:
     headers = [*HEADERS, ("Content-Length", str(len(body)))]
     if rate is not None:
@@ -130,7 +139,7 @@ def _respond(
 
 
 def _refuse(
-    response: HttpResponse, start_response: StartResponse, rate: ratelimit.Rate | None
+    response: HttpResponse, start_response: StartResponse, rate: Rate | None
 ) -> Iterable[bytes]:
     headers = [*response.items(), *HEADERS[1:]]
     headers += [("Content-Length", str(len(response.content)))]

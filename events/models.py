@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from datetime import datetime
+from typing import Any, ClassVar
 
 from django.contrib.postgres.fields import ArrayField
 from django.contrib.postgres.indexes import GinIndex
+from django.core.exceptions import ValidationError
 from django.db import models
 
 from customers.models import Customer
+from smartcomm.core.addresses import read_networks
 from smartcomm.core.db import CustomerOwned
+from smartcomm.core.errors import Invalid
 
 
 class Source(models.Model):
@@ -50,6 +54,17 @@ class Source(models.Model):
     def __str__(self) -> str:
         return self.name
 
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        # However it is saved: a network that nobody can read lets nobody in.
+        self.allowed_networks = read_networks(self.allowed_networks)
+        super().save(*args, **kwargs)
+
+    def clean(self) -> None:
+        try:
+            self.allowed_networks = read_networks(self.allowed_networks)
+        except Invalid as error:
+            raise ValidationError({"allowed_networks": error.message}) from error
+
 
 class Scope(models.TextChoices):
     EVENTS = "events:write", "Send events"
@@ -77,7 +92,7 @@ class ApiKey(models.Model):
         blank=True,
         editable=False,
         related_name="replaced_by",
-        help_text="The key that this one was made to follow.",
+        help_text="The key that this one was made to replace.",
     )
 
     class Meta:
@@ -86,6 +101,17 @@ class ApiKey(models.Model):
 
     def __str__(self) -> str:
         return f"{self.prefix}…"
+
+    def has_expired(self, now: datetime) -> bool:
+        return self.expires_at is not None and self.expires_at <= now
+
+    @property
+    def successor(self) -> ApiKey | None:
+        """The key that replaces this one. A query unless it was selected."""
+        try:
+            return self.replaced_by
+        except ApiKey.DoesNotExist:
+            return None
 
 
 class Kind(models.TextChoices):

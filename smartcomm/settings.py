@@ -53,6 +53,9 @@ if HTTPS:
 SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
 SECURE_REDIRECT_EXEMPT = ["^healthz$"]
 SECURE_HSTS_SECONDS = 365 * 24 * 3600 if HTTPS else 0
+# How many proxies of ours stand in front: the address of a caller is then what the
+# outermost of them says in X-Forwarded-For. See smartcomm/core/addresses.py.
+TRUSTED_PROXIES = env.int("TRUSTED_PROXIES", default=0)
 # What else lives under the domain, and whether it speaks HTTPS, is not ours to say.
 SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
 
@@ -242,6 +245,8 @@ SPECTACULAR_SETTINGS = {
 }
 # How many requests a source may make in a second; 0 for no limit.
 API_REQUESTS_PER_SECOND = env.int("API_REQUESTS_PER_SECOND", default=2_000)
+# How many requests without a key that works are answered for one address in a second.
+API_FAILURES_PER_SECOND = env.int("API_FAILURES_PER_SECOND", default=20)
 
 UNFOLD = {
     "SITE_TITLE": "Smart Communications",

@@ -27,6 +27,9 @@ def migrations_digest() -> str:
 # name, and so starts from nothing.
 DATABASES["default"]["TEST"] = {"NAME": f"test_smartcomm_{migrations_digest()}"}
 
+# Tests are refused a lot. Those of this limit set one.
+API_FAILURES_PER_SECOND = 0
+
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
 

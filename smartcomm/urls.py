@@ -10,7 +10,7 @@ from events import api as events
 from events import types_api as types
 from messaging import api as messaging
 from segments import api as segments
-from smartcomm.core.problems import no_such_address
+from smartcomm.core.api import NoSuchAddress
 from smartcomm.site.health import healthz
 
 
@@ -63,7 +63,7 @@ urlpatterns = [
     path("healthz", healthz),
     path("admin/", admin.site.urls),
     path("api/v1/", include(api)),
-    path("api/<path:path>", no_such_address),
+    path("api/<path:path>", NoSuchAddress.as_view()),
 ]
 
 handler404 = "smartcomm.core.problems.page_not_found"

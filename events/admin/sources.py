@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, ClassVar
 
 from django import forms
+from django.conf import settings
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
+from django.core.validators import MaxValueValidator
 from django.db import models
 from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -21,33 +26,69 @@ from django.views.decorators.cache import never_cache
 from unfold.decorators import display
 from unfold.widgets import (
     UnfoldAdminCheckboxSelectMultipleWidget,
+    UnfoldAdminRadioSelectWidget,
     UnfoldAdminSplitDateTimeWidget,
+    UnfoldAdminTextareaWidget,
     UnfoldAdminTextInputWidget,
 )
 
 from events import keys
+from events.lately import Lately, lately
 from events.models import (
     ApiKey,
     Scope,
     Source,
 )
+from smartcomm.core.addresses import client_address, read_networks
 from smartcomm.core.admin import (
     ModelAdmin,
     ReadOnlyMixin,
 )
+from smartcomm.core.errors import UserError
 from smartcomm.core.look import (
     badge,
     link,
 )
 
+MOST_REQUESTS = 1_000_000
 
-def key_state(key: ApiKey) -> SafeString:
+
+def key_state(state: keys.State) -> SafeString:
     """Whether a key opens anything, as a badge."""
-    if key.revoked_at is not None:
-        return badge("revoked", "bad")
-    if key.expires_at is not None and key.expires_at <= timezone.now():
-        return badge("expired", "bad")
-    return badge("works", "good")
+    if not state.works:
+        return badge(state.word, "bad")
+    return badge(state.word, "warn" if state.is_ending else "good")
+
+
+@dataclass(frozen=True)
+class KeyRow:
+    """A line of the table of keys."""
+
+    key: ApiKey
+    state: keys.State
+    badge: SafeString
+    used: str
+    may_rotate: bool
+
+
+class NetworksField(forms.CharField):
+    """Networks, one a line or with commas between."""
+
+    def prepare_value(self, value: Any) -> Any:
+        return "\n".join(value) if isinstance(value, list) else value
+
+    def to_python(self, value: Any) -> list[str]:  # type: ignore[override]
+        texts = value if isinstance(value, list) else re.split(r"[\s,;]+", value or "")
+        try:
+            return read_networks(text for text in texts if text)
+        except UserError as error:
+            raise forms.ValidationError(error.message) from error
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        try:
+            return (initial or []) != self.to_python(data)
+        except forms.ValidationError:
+            return True
 
 
 class KeyForm(forms.Form):
@@ -80,6 +121,25 @@ class KeyForm(forms.Form):
         return moment
 
 
+class RotateForm(forms.Form):
+    """How long the old key works beside the new one."""
+
+    CHOICES: ClassVar = [
+        ("0", "It is refused at once"),
+        ("1", "1 hour"),
+        ("24", "24 hours"),
+        ("168", "7 days"),
+    ]
+    overlap = forms.TypedChoiceField(
+        label="How long the old key goes on",
+        choices=CHOICES,
+        coerce=lambda hours: timedelta(hours=int(hours)),
+        initial="24",
+        widget=UnfoldAdminRadioSelectWidget(),
+        help_text="Long enough to put the new key wherever the old one is in use.",
+    )
+
+
 #: Where a session remembers that the form for a new key has been given out.
 ASKED_FOR_KEY = "asked_for_key"
 
@@ -96,7 +156,14 @@ class SourceAdmin(ModelAdmin):
     ]
     search_fields: ClassVar = ["name"]
     list_filter: ClassVar = ["is_active", "unknown_customers"]
-    fields: ClassVar = ["name", "is_active", "unknown_customers"]
+    fieldsets: ClassVar = [
+        (None, {"fields": ["name", "is_active", "unknown_customers"]}),
+        (
+            "How much it may send, and from where",
+            {"fields": ["requests_per_second", "allowed_networks"]},
+        ),
+    ]
+    change_form_outer_before_template = "events/source_lately.html"
     change_form_outer_after_template = "events/source_keys.html"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Source]:
@@ -142,6 +209,11 @@ class SourceAdmin(ModelAdmin):
                 wrap(self.revoke),
                 name="events_source_revoke_key",
             ),
+            path(
+                "<int:source_id>/keys/<int:key_id>/rotate/",
+                wrap(never_cache(self.rotate)),
+                name="events_source_rotate_key",
+            ),
             *super().get_urls(),
         ]
 
@@ -154,12 +226,38 @@ class SourceAdmin(ModelAdmin):
     ) -> Any:
         extra: dict[str, Any] = dict(extra_context or {})
         if object_id is not None and object_id.isdigit():
-            found = ApiKey.objects.filter(source_id=int(object_id))
-            extra["source_keys"] = [(key, key_state(key)) for key in found]
+            may_change = request.user.has_perm("events.change_apikey")
+            extra["source_keys"] = self.key_rows(
+                int(object_id), may_rotate=may_change and self.may_make_keys(request)
+            )
             extra["may_make_keys"] = self.may_make_keys(request)
-            extra["may_revoke"] = request.user.has_perm("events.change_apikey")
+            extra["may_revoke"] = may_change
             extra["source_id"] = object_id
+            if request.method == "GET":
+                extra["lately"] = self.lately(request, int(object_id))
         return super().changeform_view(request, object_id, form_url, extra)
+
+    def key_rows(self, source_id: int, *, may_rotate: bool) -> list[KeyRow]:
+        now = timezone.now()
+        found = ApiKey.objects.filter(source_id=source_id)
+        rows = []
+        for key in found.select_related("replaced_by", "replaces"):
+            state = keys.state_of(key, now=now)
+            used = (
+                f"{keys.in_words(now - key.last_used_at)} ago"
+                if key.last_used_at
+                else ""
+            )
+            may = may_rotate and state.works and key.successor is None
+            rows.append(KeyRow(key, state, key_state(state), used, may))
+        return rows
+
+    def lately(self, request: HttpRequest, source_id: int) -> Lately | None:
+        """What it sent lately, for those who may view events."""
+        source = Source.objects.filter(pk=source_id).first()
+        if source is None or not request.user.has_perm("events.view_event"):
+            return None
+        return lately(source, now=timezone.now())
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         # Its events would be left without a source. It can be switched off.
@@ -168,9 +266,22 @@ class SourceAdmin(ModelAdmin):
     def formfield_for_dbfield(
         self, db_field: Any, request: HttpRequest, **kwargs: Any
     ) -> Any:
+        if db_field.name == "allowed_networks":
+            return NetworksField(
+                label="Allowed networks",
+                required=False,
+                widget=UnfoldAdminTextareaWidget(
+                    attrs={"rows": 3, "placeholder": "203.0.113.7\n203.0.113.0/24"}
+                ),
+                help_text=f"{db_field.help_text} {address_hint(request)}",
+            )
         field = super().formfield_for_dbfield(db_field, request, **kwargs)
         if db_field.name == "is_active":
             field.label = "Active"
+        if db_field.name == "requests_per_second":
+            field.validators.append(MaxValueValidator(MOST_REQUESTS))
+            usual = settings.API_REQUESTS_PER_SECOND
+            field.widget.attrs["placeholder"] = f"{usual:,}" if usual else "no limit"
         return field
 
     def may_make_keys(self, request: HttpRequest) -> bool:
@@ -210,24 +321,67 @@ class SourceAdmin(ModelAdmin):
                 expires_at=form.cleaned_data["expires_at"],
             )
             self.log_change(request, source, f"Made the API key {key}.")
-            address = request.build_absolute_uri("/api/v1/events")
-            return TemplateResponse(
-                request,
-                "events/key_shown.html",
-                {
-                    **context,
-                    "title": "Your new API key",
-                    "key": key,
-                    "secret": secret,
-                    "scope_labels": [Scope(scope).label for scope in key.scopes],
-                    "example": example_call(address, secret),
-                },
-            )
+            return self.show_key(request, key, secret, context)
         request.session[ASKED_FOR_KEY] = source.pk
         return TemplateResponse(
             request,
             "events/new_key.html",
             {**context, "title": f"New API key for {source}", "form": form},
+        )
+
+    def show_key(
+        self, request: HttpRequest, key: ApiKey, secret: str, context: dict[str, Any]
+    ) -> HttpResponse:
+        address = request.build_absolute_uri("/api/v1/events")
+        return TemplateResponse(
+            request,
+            "events/key_shown.html",
+            {
+                **context,
+                "title": "Your new API key",
+                "key": key,
+                "secret": secret,
+                "scope_labels": [Scope(scope).label for scope in key.scopes],
+                "example": example_call(address, secret),
+            },
+        )
+
+    def rotate(self, request: HttpRequest, source_id: int, key_id: int) -> HttpResponse:
+        """Ask how long the old key shall go on, make the new one, and show it once.
+
+        Sending the form again, as a reload does, finds the key replaced, and says so.
+        """
+        if not (
+            self.may_make_keys(request)
+            and request.user.has_perm("events.change_apikey")
+        ):
+            raise PermissionDenied
+        key = get_object_or_404(
+            ApiKey.objects.select_related("source"), pk=key_id, source_id=source_id
+        )
+        page = reverse("admin:events_source_change", args=[source_id])
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "original": key.source,
+            "source": key.source,
+            "page": page,
+        }
+        form = RotateForm(request.POST if request.method == "POST" else None)
+        if request.method == "POST" and form.is_valid():
+            try:
+                new, secret = keys.rotate_key(
+                    key, overlap=form.cleaned_data["overlap"], now=timezone.now()
+                )
+            except UserError as error:
+                self.message_user(request, error.message, messages.WARNING)
+                return HttpResponseRedirect(page)
+            self.log_change(request, key.source, f"Rotated the API key {key}: {new}.")
+            return self.show_key(request, new, secret, {**context, "old": key})
+        return TemplateResponse(
+            request,
+            "events/rotate_key.html",
+            {**context, "title": "Rotate this key", "key": key, "form": form},
         )
 
     def revoke(self, request: HttpRequest, source_id: int, key_id: int) -> HttpResponse:
@@ -259,6 +413,17 @@ class SourceAdmin(ModelAdmin):
         return HttpResponseRedirect(page)
 
 
+def address_hint(request: HttpRequest) -> str:
+    """Where this request came from: a proxy that was forgotten shows itself here."""
+    hint = f"You come from {client_address(request.META)}, as seen from here."
+    if request.META.get("HTTP_X_FORWARDED_FOR") and not settings.TRUSTED_PROXIES:
+        hint += (
+            " That is a proxy: have TRUSTED_PROXIES set to how many stand in front, or "
+            "all callers look like it."
+        )
+    return hint
+
+
 def example_call(address: str, secret: str) -> str:
     """One event, sent with curl."""
     event = {
@@ -288,7 +453,7 @@ class ApiKeyAdmin(ReadOnlyMixin, ModelAdmin):
         "expires_at",
     ]
     list_display_links: ClassVar = ["begins"]
-    list_select_related: ClassVar = ["source"]
+    list_select_related: ClassVar = ["source", "replaced_by"]
     list_filter: ClassVar = ["source"]
     search_fields: ClassVar = ["prefix", "name", "source__name"]
     show_add_link = False
@@ -321,4 +486,5 @@ class ApiKeyAdmin(ReadOnlyMixin, ModelAdmin):
 
     @display(description="State")
     def state(self, key: ApiKey) -> SafeString:
-        return key_state(key)
+        state = keys.state_of(key, now=timezone.now())
+        return format_html("{} {}", key_state(state), state.sentence)

@@ -7,7 +7,6 @@ by problems.py.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, TypeVar
@@ -15,14 +14,17 @@ from typing import Annotated, Any, ClassVar, TypeVar
 import msgspec
 from django.db import models
 from django.utils.cache import patch_cache_control
+from rest_framework.exceptions import APIException, NotAuthenticated
 from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from smartcomm.core import ratelimit
+from smartcomm.core import gate
 from smartcomm.core.bodies import MsgspecParser, MsgspecRenderer, drop_rest
-from smartcomm.core.errors import UserError
+from smartcomm.core.errors import NotFound, UserError
+from smartcomm.core.problems import NO_SUCH_ADDRESS
+from smartcomm.core.ratelimit import Rate
 from smartcomm.core.scopes import HasScope, caller_of
 
 M = TypeVar("M", bound=models.Model)
@@ -67,7 +69,11 @@ class ApiView(APIView):
     scopes: ClassVar[Mapping[str, str]] = {}
     parameters: ClassVar[frozenset[str]] = frozenset()
 
-    rate: ratelimit.Rate | None = None
+    #: Answers who shows no key as well. A wrong key is refused even here.
+    is_open: ClassVar[bool] = False
+
+    #: How often the caller may call, told in the headers of whatever it is answered.
+    rate: Rate | None = None
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
@@ -76,10 +82,28 @@ class ApiView(APIView):
                 if name not in self.parameters:
                     raise BadParameter(_unknown(name, self.parameters), field=name)
 
-    def check_throttles(self, request: Request) -> None:
-        self.rate = ratelimit.of_source(caller_of(request).source, now=time.time())
-        if self.rate is not None and self.rate.is_exceeded:
-            self.throttled(request, self.rate.reset)
+    def perform_authentication(self, request: Request) -> None:
+        """Who calls, and whether it may call now: before anything else is looked at.
+
+        So that whatever is answered, also that a scope is missing, counts and tells
+        the limit.
+        """
+        try:
+            self._let_in(request)
+        except (gate.TooMany, gate.TooManyFailures) as error:
+            self.rate = error.rate
+            raise
+
+    def _let_in(self, request: Request) -> None:
+        try:
+            super().perform_authentication(request)
+            if request.auth is not None:
+                self.rate = gate.admit(caller_of(request).source, request.META)
+            elif not self.is_open:
+                raise NotAuthenticated
+        except (APIException, gate.AddressNotAllowed):
+            self.rate = gate.turn_away(request.META)
+            raise
 
     def finalize_response(
         self, request: Any, response: Any, *args: Any, **kwargs: Any
@@ -98,6 +122,17 @@ def _unknown(name: str, known: Iterable[str]) -> str:
     words = ", ".join(f"“{word}”" for word in sorted(known))
     told = f"Known are {words}." if words else "There are none here."
     return f"The parameter “{name}” is not known. {told}"
+
+
+class NoSuchAddress(ApiView):
+    """What the API answers at an address that it does not have."""
+
+    is_open = True
+    permission_classes = []
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        self.perform_authentication(request)
+        raise NotFound(NO_SUCH_ADDRESS)
 
 
 LIST_PARAMETERS = frozenset({"limit", "cursor"})

@@ -12,12 +12,13 @@ class UserError(Exception):
     that says what to do. Anything only a developer can act on must be raised as
     another exception. `field` names the offending place in what was sent, as a
     dotted path (`context.price-eur`, `steps.2.next.positive`), or is empty.
+    `retry_after` tells after how many seconds the same is worth another try, where
+    waiting helps.
     """
 
     code: ClassVar[str] = "refused"
     status: ClassVar[int] = 409
-    #: After so many seconds the same request may succeed; None: waiting will not help.
-    retry_after: ClassVar[int | None] = None
+    retry_after: float | None = None
 
     def __init__(self, message: str, *, field: str = "", code: str = "") -> None:
         super().__init__(message)

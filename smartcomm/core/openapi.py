@@ -26,7 +26,7 @@ REF = "#/components/schemas/{name}"
 PROBLEMS = {
     400: "The body is not JSON, or a parameter of the address is not understood.",
     401: "No key was shown, or it is unknown, expired or revoked.",
-    403: "The key lacks the scope that this call asks for.",
+    403: "The key lacks the scope that this call asks for, or may not come from there.",
     404: "It does not exist.",
     409: "It does not fit the state things are in; the detail says why.",
     413: "More was sent at once than is taken: 5 MiB, or 1,000 items.",
@@ -38,6 +38,24 @@ PROBLEMS = {
 
 #: Any call may meet these.
 EVERYWHERE = (401, 403, 429, 503)
+
+#: Told in every answer to whoever shows a key; Retry-After where waiting helps.
+HEADERS = [
+    OpenApiParameter(
+        name,
+        {"type": type, **({"minimum": 0} if type == "integer" else {})},
+        OpenApiParameter.HEADER,
+        description=description,
+        response=told_in,
+    )
+    for name, type, told_in, description in (
+        ("RateLimit-Limit", "integer", True, "How many requests in a second."),
+        ("RateLimit-Remaining", "integer", True, "How many more just now."),
+        ("RateLimit-Reset", "integer", True, "Seconds until it is all of them."),
+        ("RateLimit-Policy", "string", True, "The limit and its window: `2000;w=1`."),
+        ("Retry-After", "integer", [409, 429, 503], "Seconds to wait for another try."),
+    )
+]
 
 LIST = [
     OpenApiParameter(
@@ -129,7 +147,7 @@ def operation(
         request={"application/json": _body(body)} if body else None,
         responses=responses,
         examples=examples,
-        parameters=list(parameters),
+        parameters=[*parameters, *HEADERS],
     )
 
 

@@ -14,7 +14,6 @@ from django.core.signals import got_request_exception
 from django.db import DataError, InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.views import defaults
-from django.views.decorators.csrf import csrf_exempt
 from psycopg_pool import PoolTimeout
 from rest_framework import exceptions
 from rest_framework.views import set_rollback
@@ -86,9 +85,7 @@ def problem_details(error: Exception, context: Mapping[str, Any]) -> HttpRespons
                 error.code,
                 error.message,
                 errors=[_field_problem(error)] if error.field else [],
-                headers={"Retry-After": str(error.retry_after)}
-                if error.retry_after
-                else {},
+                headers=_retry_after(error.retry_after),
             )
         case exceptions.ValidationError():
             return _invalid_parameters(error)
@@ -115,13 +112,18 @@ def problem_details(error: Exception, context: Mapping[str, Any]) -> HttpRespons
                 "unavailable",
                 "The database does not answer. Send the request again in a moment; "
                 "events that carry an id count once.",
-                headers={"Retry-After": "2"},
+                headers=_retry_after(2),
             )
     request = context.get("request")
     logger.exception("api.failed", path=getattr(request, "path", ""))
     # For error trackers, and so that a test sees the error itself.
     got_request_exception.send(sender=None, request=getattr(request, "_request", None))
     return problem(500, "internal", "Something went wrong on our side. It is logged.")
+
+
+def _retry_after(wait: float | None) -> dict[str, str]:
+    """Where waiting helps: for how many whole seconds."""
+    return {} if wait is None else {"Retry-After": str(max(math.ceil(wait), 1))}
 
 
 def _field_problem(error: UserError) -> FieldProblem:
@@ -144,21 +146,14 @@ FRAMEWORK: Mapping[type[exceptions.APIException], tuple[str, str]] = {
         "Send JSON, with Content-Type: application/json, plain or with "
         "Content-Encoding: gzip.",
     ),
-    exceptions.Throttled: (
-        "too_many_requests",
-        "There are too many requests. Nothing of this one was stored: send it again "
-        "after the time that Retry-After tells, in seconds.",
-    ),
 }
 
 
 def _refused_by_framework(error: exceptions.APIException) -> HttpResponse:
     code, sentence = FRAMEWORK.get(type(error), ("refused", ""))
-    headers = {}
+    headers = _retry_after(getattr(error, "wait", None))
     if challenge := getattr(error, "auth_header", None):
         headers["WWW-Authenticate"] = challenge
-    if wait := getattr(error, "wait", None):
-        headers["Retry-After"] = str(math.ceil(wait))
     return problem(
         error.status_code, code, sentence or str(error.detail), headers=headers
     )
@@ -182,19 +177,12 @@ def _invalid_parameters(error: exceptions.ValidationError) -> HttpResponse:
 # Refusals outside any view: an address that does not exist, a fault in a middleware.
 
 
-@csrf_exempt
-def no_such_address(request: HttpRequest, path: str = "") -> HttpResponse:
-    """The answer of the API to an address it does not have."""
-    return problem(
-        404,
-        "not_found",
-        "There is no such address. See /api/v1/docs for those there are.",
-    )
+NO_SUCH_ADDRESS = "There is no such address. See /api/v1/docs for those there are."
 
 
 def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     if request.path.startswith("/api/"):
-        return no_such_address(request)
+        return problem(404, "not_found", NO_SUCH_ADDRESS)
     return defaults.page_not_found(request, exception)
 
 

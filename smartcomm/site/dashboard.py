@@ -14,6 +14,7 @@ from django.utils import timezone
 from django.utils.formats import date_format
 
 from campaigns.models import Broadcast, Campaign
+from events.keys import ending_keys, in_words
 from events.models import ApiKey, Event, EventType, RejectedEvent, Source
 from segments.models import Segment
 from smartcomm.core.paging import count
@@ -217,6 +218,8 @@ def notices(request: HttpRequest) -> list[Notice]:
                     _list("events.rejectedevent", "?status__exact=open"),
                 )
             )
+    if request.user.has_perm("events.view_source"):
+        found += _ending_keys()
     if request.user.has_perm("events.view_eventtype"):
         new = EventType.objects.filter(is_reviewed=False).count()
         if new:
@@ -257,6 +260,23 @@ def notices_of(found: Numbers) -> list[Notice]:
             )
         )
     return notices
+
+
+def _ending_keys() -> list[Notice]:
+    now = timezone.now()
+    return [
+        Notice(
+            "key",
+            "warn",
+            f"{key.source}: the key {key} expires in {in_words(key.expires_at - now)}",
+            f"{key.successor} replaces it, but the old one is still used."
+            if key.successor
+            else "Rotate it before, and put the new one into use.",
+            reverse("admin:events_source_change", args=[key.source_id]),
+        )
+        for key in ending_keys(now=now)[:5]
+        if key.expires_at
+    ]
 
 
 def _broadcasts() -> list[Notice]:

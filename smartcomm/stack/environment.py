@@ -55,6 +55,8 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
     _choice(variables, "LOG_LEVEL", LOG_LEVELS, default="INFO", convert=str.upper)
     _number(variables, "DATABASE_POOL", default=20, most=1000)
     _number(variables, "API_REQUESTS_PER_SECOND", default=0, least=0, most=1_000_000)
+    _number(variables, "API_FAILURES_PER_SECOND", default=0, least=0, most=1_000_000)
+    _number(variables, "TRUSTED_PROXIES", default=0, least=0, most=10)
     _refuse_unknown_time_zone(variables)
     for name, schemes in SCHEMES.items():
         _refuse_unknown_scheme(variables, name, schemes)

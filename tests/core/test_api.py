@@ -493,53 +493,7 @@ def test_a_longer_list_costs_no_more_queries(api, path):
     assert len(many) == len(few)
 
 
-# Limits
-
-
-@pytest.fixture
-def fresh_limit(monkeypatch):
-    monkeypatch.setattr(ratelimit, "_asked_again_at", 0.0)
-    ratelimit.client().flushdb()
-
-
-def test_every_answer_tells_the_limit(api, settings, fresh_limit):
-    settings.API_REQUESTS_PER_SECOND = 50
-
-    response = api.get("/segments")
-
-    assert response["RateLimit-Limit"] == "50"
-    assert int(response["RateLimit-Remaining"]) < 50
-    assert response["RateLimit-Policy"] == "50;w=1"
-    assert response["RateLimit-Reset"] == "1"
-
-
-def test_what_is_over_the_limit_is_refused_and_told_when_to_come_again(
-    api, settings, fresh_limit, time_machine
-):
-    settings.API_REQUESTS_PER_SECOND = 2
-    time_machine.move_to(1_800_000_000.25, tick=False)
-
-    answers = [api.post("/events", EVENT | {"id": str(n)}) for n in range(3)]
-    other = Api(source="another").post("/events", EVENT | {"id": "x"})
-
-    assert [answer.status_code for answer in answers] == [202, 202, 429]
-    problem(answers[2], 429, "too_many_requests")
-    assert answers[2]["Retry-After"] == "1"
-    assert answers[2]["RateLimit-Remaining"] == "0"
-    assert other.status_code == 202
-    assert Event.objects.count() == 3
-
-    time_machine.shift(1)
-    assert api.post("/events", EVENT | {"id": "2"}).status_code == 202
-
-
-def test_no_limit_when_it_is_switched_off(api, settings, fresh_limit):
-    settings.API_REQUESTS_PER_SECOND = 0
-
-    response = api.get("/segments")
-
-    assert response.status_code == 200
-    assert "RateLimit-Limit" not in response
+# Without Valkey
 
 
 def test_while_valkey_is_away_nobody_is_refused_or_kept_waiting(

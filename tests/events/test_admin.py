@@ -9,13 +9,15 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
 from events.admin.types import recent_values
 from events.ingest import record_events
-from events.keys import KeyRefused, check_key, hash_of
-from events.models import ApiKey, Event, EventField, EventType, RejectedEvent
+from events.keys import KeyRefused, check_key, create_key, hash_of
+from events.models import ApiKey, Event, EventField, EventType, RejectedEvent, Source
 from tests import make
 
 pytestmark = pytest.mark.django_db
@@ -364,3 +366,203 @@ def test_the_list_of_sources_counts_the_keys_that_work(admin_client):
     page = admin_client.get(reverse("admin:events_source_changelist")).content.decode()
 
     assert re.search(r'data-label="Working keys">1<', page)
+
+
+def source_page(source: Source) -> str:
+    return reverse("admin:events_source_change", args=[source.pk])
+
+
+def save_source(client, source: Source, **fields):
+    return client.post(
+        source_page(source),
+        {
+            "name": source.name,
+            "is_active": "on",
+            "unknown_customers": source.unknown_customers,
+            "requests_per_second": "",
+            "allowed_networks": "",
+            **fields,
+        },
+    )
+
+
+def test_staff_say_how_much_a_source_may_send_and_from_where(admin_client):
+    source = make.source()
+
+    answer = save_source(
+        admin_client,
+        source,
+        requests_per_second="50",
+        allowed_networks="203.0.113.9/24, ::ffff:10.1.2.3\n2001:DB8::1\n10.1.2.3",
+    )
+
+    assert answer.status_code == 302
+    source.refresh_from_db()
+    assert source.requests_per_second == 50
+    assert source.allowed_networks == ["203.0.113.0/24", "10.1.2.3", "2001:db8::1"]
+    page = admin_client.get(source_page(source)).content.decode()
+    assert "203.0.113.0/24\n10.1.2.3\n2001:db8::1" in page
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"allowed_networks": "10.0.0.1 shop.example.com"}, "is no address"),
+        ({"allowed_networks": "0.0.0.0/0"}, "Leave the list empty"),
+        ({"allowed_networks": "8.0.0.0/5"}, "too broad"),
+        ({"requests_per_second": "1000001"}, "1000000"),
+        ({"requests_per_second": "-1"}, "greater than or equal to 0"),
+    ],
+)
+def test_a_limit_that_makes_no_sense_is_refused_and_nothing_is_saved(
+    admin_client, fields, sentence
+):
+    source = make.source()
+
+    answer = save_source(admin_client, source, **fields)
+
+    assert answer.status_code == 200
+    assert sentence in answer.content.decode()
+    source.refresh_from_db()
+    assert (source.requests_per_second, source.allowed_networks) == (None, [])
+
+
+def test_the_page_of_a_source_tells_the_address_it_sees_and_of_a_forgotten_proxy(
+    admin_client, settings
+):
+    url = source_page(make.source())
+    forwarded = {"X-Forwarded-For": "203.0.113.7"}
+
+    plain = admin_client.get(url).content.decode()
+    behind = admin_client.get(url, headers=forwarded).content.decode()
+    settings.TRUSTED_PROXIES = 1
+    told = admin_client.get(url, headers=forwarded).content.decode()
+
+    assert "You come from 127.0.0.1" in plain
+    assert "TRUSTED_PROXIES" not in plain
+    assert "TRUSTED_PROXIES" in behind
+    assert "You come from 203.0.113.7" in told
+    assert "TRUSTED_PROXIES" not in told
+
+
+def test_the_page_of_a_source_tells_what_it_sent_lately(admin_client):
+    source = make.source()
+    make.event(make.customer(), "Order paid")
+    record_events([{"name": "", "customer": "anna"}], source=source)
+    record_events([{"name": ""}], source=make.source("another"))
+
+    page = admin_client.get(source_page(source)).content.decode()
+
+    assert re.search(r"Events</h3><strong>1</strong>", page)
+    assert re.search(r"Rejected</h3><strong>1</strong>", page)
+    (query,) = re.findall(r'href="([^"]*rejectedevent/\?[^"]+)"', page)
+    listed = admin_client.get(query.replace("&amp;", "&"))
+    assert (listed.status_code, rows(listed)) == (200, 1)
+
+
+def rotate_page(key: ApiKey) -> str:
+    return reverse("admin:events_source_rotate_key", args=[key.source_id, key.pk])
+
+
+def test_a_key_is_rotated_and_the_new_one_shown_once(admin_client):
+    source = make.source()
+    secret = secret_in(new_key(admin_client, source).content.decode())
+    old = ApiKey.objects.get()
+
+    asked = admin_client.get(rotate_page(old)).content.decode()
+    assert ApiKey.objects.count() == 1
+    answer = admin_client.post(rotate_page(old), {"overlap": "168"})
+    again = admin_client.post(rotate_page(old), {"overlap": "168"}, follow=True)
+
+    new = ApiKey.objects.get(replaces=old)
+    shown = secret_in(answer.content.decode())
+    assert "How long the old key goes on" in asked
+    assert "no-store" in answer["Cache-Control"]
+    assert check_key(shown, now=timezone.now()) == new
+    assert check_key(secret, now=timezone.now()) == old
+    assert ApiKey.objects.count() == 2
+    assert f"{new} replaces it" in again.content.decode()
+    assert shown not in again.content.decode()
+    page = admin_client.get(source_page(source)).content.decode()
+    assert f"Expires in 7 days because {new} replaces it." in page
+    assert f"replaces {old}" in page
+    assert rotate_page(new) in page
+    assert rotate_page(old) not in page
+    assert f"Rotated the API key {old}: {new}." in {
+        entry.get_change_message() for entry in LogEntry.objects.all()
+    }
+
+
+@pytest.mark.parametrize("overlap", ["", "5", "-1", "soon"])
+def test_an_overlap_that_is_not_offered_is_refused(admin_client, overlap):
+    new_key(admin_client, make.source())
+    key = ApiKey.objects.get()
+
+    answer = admin_client.post(rotate_page(key), {"overlap": overlap})
+
+    assert answer.status_code == 200
+    assert ApiKey.objects.count() == 1
+
+
+@pytest.mark.parametrize("rights", [["add_apikey"], ["change_apikey"], []])
+def test_who_may_not_both_make_and_end_keys_rotates_none(client, admin_client, rights):
+    new_key(admin_client, make.source())
+    key = ApiKey.objects.get()
+    user = User.objects.create_user("vera", is_staff=True)
+    names = ["view_source", *rights]
+    user.user_permissions.set(Permission.objects.filter(codename__in=names))
+    client.force_login(user)
+
+    assert client.post(rotate_page(key), {"overlap": "0"}).status_code == 403
+    assert client.get(rotate_page(key)).status_code == 403
+    page = client.get(source_page(key.source)).content.decode()
+    assert rotate_page(key) not in page
+    # What it sent is for those who may view events.
+    assert "Last event" not in page
+    assert ApiKey.objects.count() == 1
+
+
+def test_the_page_of_a_source_warns_of_an_old_key_that_is_still_used(admin_client):
+    new_key(admin_client, make.source())
+    key = ApiKey.objects.get()
+    page = admin_client.get(source_page(key.source)).content.decode()
+    assert "never used" in page
+
+    admin_client.post(rotate_page(key), {"overlap": "24"})
+    now = timezone.now()
+    ApiKey.objects.filter(replaces=key).update(created_at=now - timedelta(hours=1))
+    ApiKey.objects.filter(pk=key.pk).update(last_used_at=now - timedelta(minutes=5))
+
+    page = admin_client.get(source_page(key.source)).content.decode()
+    assert "5 minutes ago" in page
+    assert "old key still used" in page
+
+
+def test_more_keys_cost_the_pages_of_a_source_no_more_queries(admin_client):
+    source = make.source()
+
+    def queries() -> list[int]:
+        counts = []
+        for url in (
+            source_page(source),
+            reverse("admin:events_apikey_changelist"),
+            reverse("admin:events_source_changelist"),
+            reverse("admin:index"),
+        ):
+            admin_client.get(url)
+            with CaptureQueriesContext(connection) as captured:
+                assert admin_client.get(url).status_code == 200
+            counts.append(len(captured))
+        return counts
+
+    def keys_of_all_kinds() -> None:
+        for overlap in ("24", "168"):
+            key, _ = create_key(source, ["read"])
+            admin_client.post(rotate_page(key), {"overlap": overlap})
+
+    keys_of_all_kinds()
+    few = queries()
+    for _ in range(3):
+        keys_of_all_kinds()
+
+    assert queries() == few

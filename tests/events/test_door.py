@@ -202,6 +202,31 @@ def test_over_the_limit_is_refused_with_the_time_to_wait(door, settings):
     assert (status, "Retry-After" in headers) == (429, True)
 
 
+def test_a_source_is_not_let_in_from_elsewhere_by_the_short_way(door, long_way):
+    make.source(allowed_networks=["203.0.113.0/24"])
+    key = bearer()
+
+    status, _, told = post(door, EVENT, **key)
+
+    assert (status, told["code"]) == (403, "address_not_allowed")
+    assert not Event.objects.exists()
+    long_way.asked = 0
+    assert post(door, EVENT, REMOTE_ADDR="203.0.113.7", **key)[0] == 202
+    assert long_way.asked == 0
+
+
+def test_a_request_counts_once_whichever_way_it_takes(door, settings):
+    settings.API_REQUESTS_PER_SECOND = 100
+    key = bearer()
+
+    told = [post(door, body, **key) for body in (EVENT, b"{", EVENT | {"id": "2"})]
+
+    left = [int(headers["RateLimit-Remaining"]) for _, headers, _ in told]
+    assert [status for status, _, _ in told] == [202, 400, 202]
+    # Some may have been filled in again meanwhile.
+    assert min(left) >= 97
+
+
 def test_a_database_that_is_away_is_told_as_such(door, monkeypatch):
     from django.db import OperationalError
 

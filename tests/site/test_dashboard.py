@@ -14,7 +14,8 @@ from django.utils import timezone
 
 from campaigns.models import Broadcast, Campaign, Run
 from customers.models import Customer
-from events.models import Event, PendingEvent, RejectedEvent
+from events.keys import create_key, rotate_key
+from events.models import ApiKey, Event, PendingEvent, RejectedEvent
 from messaging.models import Message
 from segments.models import Segment
 from smartcomm.core.paging import first_id_since
@@ -260,13 +261,40 @@ def test_what_needs_attention_is_told_and_linked(admin_client):
     assert "25 % of customers examined, 7 entered." in page
 
 
+def test_a_key_that_expires_soon_is_told_and_linked(admin_client):
+    make.event(make.customer("anna"), "Order paid")
+    now = timezone.now()
+    soon, _ = create_key(make.source(), ["read"], expires_at=now + timedelta(days=5))
+    create_key(make.source(), ["read"], expires_at=now + timedelta(days=50))
+
+    page = admin_client.get("/admin/").content.decode()
+
+    assert f"shop: the key {soon} expires in 5 days" in page
+    assert page.count("the key sck_") == 1
+    assert f"/admin/events/source/{soon.source_id}/change/" in page
+    rotate_key(soon, overlap=timedelta(hours=1), now=now)
+    ApiKey.objects.filter(replaces=soon).update(expires_at=None)
+    assert "the key sck_" not in admin_client.get("/admin/").content.decode()
+    ApiKey.objects.filter(pk=soon.pk).update(last_used_at=now + timedelta(minutes=30))
+    page = admin_client.get("/admin/").content.decode()
+    assert "replaces it, but the old one is still used." in page
+
+
 def test_who_may_view_nothing_sees_nothing(client):
     make.event(make.customer("anna"), "Order paid")
+    create_key(make.source(), ["read"], expires_at=timezone.now() + timedelta(days=1))
     client.force_login(User.objects.create_user("eve", is_staff=True))
 
     page = client.get("/admin/").content.decode()
 
-    for word in ("Queues", "Runs started", "rejected", "new event type", "/customer/"):
+    for word in (
+        "Queues",
+        "sck_",
+        "Runs started",
+        "rejected",
+        "new event type",
+        "/customer/",
+    ):
         assert word not in page
 
 
