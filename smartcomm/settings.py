@@ -244,7 +244,7 @@ SPECTACULAR_SETTINGS = {
     "POSTPROCESSING_HOOKS": [],
 }
 # How many requests a source may make in a second; 0 for no limit.
-API_REQUESTS_PER_SECOND = env.int("API_REQUESTS_PER_SECOND", default=2_000)
+API_REQUESTS_PER_SECOND = env.int("API_REQUESTS_PER_SECOND", default=5_000)
 # How many requests without a key that works are answered for one address in a second.
 API_FAILURES_PER_SECOND = env.int("API_FAILURES_PER_SECOND", default=20)
 

@@ -189,7 +189,9 @@ def _take(who: str, held: _Held, moment: float, now: float | None) -> float | No
             keys=[f"rate:{who}"],
             args=[held.limit, wanted, "" if now is None else int(now * 1_000_000)],
         )
-    except redis.RedisError:
+    except Exception:
+        # Whatever its client raises, as of a socket that was closed under it: no event
+        # is refused because nobody can count it.
         _asked_again_at = time.monotonic() + LEFT_ALONE_SECONDS
         logger.warning("ratelimit.valkey_away")
         return None
