@@ -82,7 +82,8 @@ class Queue:
     def channel(self) -> amqp.Channel:
         if self._connection is None:
             self._connection = Connection(self.url)
-        found: amqp.Channel = self._connection.default_channel
+        found = self._connection.default_channel
+        assert isinstance(found, amqp.Channel)
         return found
 
     def declare(self, **arguments: Any) -> None:
@@ -100,7 +101,10 @@ class Queue:
 
     def count(self) -> int:
         """How many are ready to be delivered."""
-        return int(self.channel.queue_declare(self.name, passive=True).message_count)
+        declared = self.channel.queue_declare(self.name, passive=True)
+        assert declared is not None
+        _, messages, _ = declared
+        return messages
 
     def close(self, *, delete: bool = True) -> None:
         if self._connection is not None:
