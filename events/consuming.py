@@ -464,8 +464,9 @@ class Consumer:
                 break
             if not self._delivered:
                 left = ends_at - time.monotonic() if batch.messages else IDLE_SECONDS
-                if left <= 0 or not self._drain(left):
+                if left <= 0 or not (self._drain(left) or batch.messages):
                     break
+                self._beat()
         return batch
 
     def _record(self, batch: Batch) -> bool:
@@ -519,11 +520,13 @@ class Consumer:
         return Source.objects.get_or_create(name=name)[0]
 
     def _drain(self, seconds: float) -> bool:
-        """Wait for one more message; False if none came."""
+        """Wait for one more message, some moments at most; False if none came."""
         if self._line is None or not self._line.connected:
             raise amqp.RecoverableConnectionError("The connection is closed.")
         try:
-            self._line.drain_events(timeout=seconds)
+            # The client counts anew with each heartbeat of the broker: a long time
+            # would never end.
+            self._line.drain_events(timeout=min(seconds, IDLE_SECONDS))
         except TimeoutError:
             return False
         return True

@@ -22,7 +22,7 @@ from events.envelope import Envelope
 from events.ingest import record_events
 from events.models import Event, Format, Kind, RejectedEvent, SystemEvent
 from events.rejects import replay
-from smartcomm.core.errors import Invalid
+from smartcomm.core.errors import Conflict, Invalid
 from tests import make
 
 pytestmark = pytest.mark.django_db
@@ -94,6 +94,24 @@ def test_a_broken_message_with_an_id_is_kept_once_however_often_it_comes():
     record(b"{broken", message_id="m-2")
 
     assert RejectedEvent.objects.count() == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b'{"name": "x", "name": "y"}', "key_duplicate"),
+        (b'{"events": [{"id": "1", "context": {"n": 1e999}}]}', "number_too_large"),
+        (b'{"events": [5]}', "not_an_object"),
+    ],
+)
+def test_an_item_that_cannot_be_held_is_kept_once_by_its_message(body, code):
+    first = record(body, message_id="m-1")
+    record(body, message_id="m-1")
+
+    assert first == Counts(messages=1, rejected=1)
+    kept = RejectedEvent.objects.get()
+    assert (kept.code, kept.external_id) == (code, "m-1")
+    assert kept.payload in body.decode()
 
 
 def test_the_same_id_with_another_fault_is_another_rejected_event():
@@ -216,6 +234,7 @@ def with_state(error: Exception, state: str | None) -> Exception:
         with_state(OperationalError("disk full"), "53100"),
         with_state(OperationalError("deadlock"), "40P01"),
         with_state(ProgrammingError("no such table, yet"), "42P01"),
+        Conflict("A customer was erased at this very moment. Send the events again."),
     ],
 )
 def test_a_database_that_takes_nothing_makes_no_rejected_events(monkeypatch, error):

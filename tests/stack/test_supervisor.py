@@ -10,8 +10,7 @@ import pytest
 from django.conf import settings
 
 from smartcomm.stack import supervisor as module
-from smartcomm.stack.environment import StartError
-from smartcomm.stack.environment import read_environment
+from smartcomm.stack.environment import StartError, read_environment
 from smartcomm.stack.programs import Program, programs_of, read_procfile
 from smartcomm.stack.supervisor import Supervisor, program_environment
 
