@@ -386,7 +386,7 @@ def _keep(
                 format=format,
                 name=_sent_text(items[index], "name", MAX_NAME),
                 external_id=_sent_text(items[index], "id", MAX_ID),
-                payload=_as_text(items[index]),
+                payload=item_as_text(items[index]),
                 code=refusal.code,
                 field=refusal.field[:255],
                 message=refusal.message,
@@ -435,7 +435,8 @@ def _answer(
     return answer
 
 
-def _as_text(item: object) -> str:
+def item_as_text(item: object) -> str:
+    """An item as a rejected event keeps it: JSON that any text column holds."""
     if isinstance(item, Unfit):
         return item.text.replace("\x00", "\\u0000")
     # ASCII: a character that no text can hold stays as its escape.

@@ -434,6 +434,8 @@ class RejectedEvent(models.Model):
             models.Index(
                 fields=["status", "code", "-id"], name="rejected_event_journal"
             ),
+            # For whether what came again is kept already.
+            models.Index(fields=["source", "external_id"], name="rejected_event_again"),
         ]
 
     def __str__(self) -> str:

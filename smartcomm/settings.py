@@ -211,6 +211,16 @@ CELERY_BEAT_SCHEDULE = {
     ]
 }
 
+# Where `manage.py consume_events` finds events in a queue, and how it reads them; see
+# docs/rabbitmq.md.
+AMQP_URL = env.str("AMQP_URL", default="")
+AMQP_QUEUE = env.str("AMQP_QUEUE", default="") or "smartcomm.events"
+AMQP_SOURCE = env.str("AMQP_SOURCE", default="") or "RabbitMQ"
+AMQP_KIND = env.str("AMQP_KIND", default="") or "customer"
+AMQP_PREFETCH = env.int("AMQP_PREFETCH", default=2_000)
+AMQP_BATCH = env.int("AMQP_BATCH", default=1_000)
+AMQP_BATCH_MS = env.int("AMQP_BATCH_MS", default=50)
+
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["events.authentication.ApiKeyAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["smartcomm.core.scopes.HasScope"],

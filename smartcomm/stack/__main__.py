@@ -13,7 +13,7 @@ from smartcomm.embedded.processes import die_with_parent
 from smartcomm.stack import preflight
 from smartcomm.stack.environment import Environment, StartError, read_environment
 from smartcomm.stack.preparation import is_prepared, prepare
-from smartcomm.stack.programs import Program, read_procfile
+from smartcomm.stack.programs import Program, programs_of
 from smartcomm.stack.readiness import Readiness
 from smartcomm.stack.supervisor import (
     Stopped,
@@ -60,7 +60,7 @@ def run(held: ExitStack, request: StopRequest) -> None:
     # Again, because preparing can take minutes, and the web server would share the
     # port with another that took it meanwhile.
     preflight.check_port(environment)
-    programs = read_procfile()
+    programs = programs_of(environment)
     supervisor = Supervisor(programs, variables)
     held.callback(supervisor.stop, request)
     supervisor.start()

@@ -10,10 +10,12 @@ from smartcomm.embedded import EmbeddedError
 
 DEMOS = ["small", "full", "none"]
 BOOLEANS = ["1", "0", "true", "false", "yes", "no", "on", "off"]
+KINDS = ["customer", "system"]
 LOG_LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 SCHEMES = {
     "DATABASE_URL": ["postgresql", "postgres"],
     "REDIS_URL": ["redis", "rediss", "unix"],
+    "AMQP_URL": ["amqp", "amqps"],
     "EMAIL_URL": ["smtp", "smtps", "smtp+tls", "smtp+ssl", "consolemail"],
 }
 
@@ -30,6 +32,8 @@ class Environment:
     web_workers: int
     web_threads: int
     message_threads: int
+    #: Whether there is a queue to read events from.
+    has_queue: bool
 
     @property
     def base_url(self) -> str:
@@ -57,6 +61,12 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
     _number(variables, "API_REQUESTS_PER_SECOND", default=0, least=0, most=1_000_000)
     _number(variables, "API_FAILURES_PER_SECOND", default=0, least=0, most=1_000_000)
     _number(variables, "TRUSTED_PROXIES", default=0, least=0, most=10)
+    _choice(variables, "AMQP_KIND", KINDS, default="customer")
+    _number(variables, "AMQP_PREFETCH", default=2_000, most=65_535)
+    _number(variables, "AMQP_BATCH", default=1_000, most=1_000)
+    _number(variables, "AMQP_BATCH_MS", default=50, least=0, most=10_000)
+    _refuse_impossible_queue(variables)
+    _refuse_impossible_source(variables)
     _refuse_unknown_time_zone(variables)
     for name, schemes in SCHEMES.items():
         _refuse_unknown_scheme(variables, name, schemes)
@@ -67,6 +77,7 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
         web_workers=_number(variables, "WEB_WORKERS", default=_cores(), most=64),
         web_threads=_number(variables, "WEB_THREADS", default=4, most=64),
         message_threads=_number(variables, "MESSAGE_THREADS", default=4, most=64),
+        has_queue=bool(variables.get("AMQP_URL")),
     )
 
 
@@ -97,6 +108,23 @@ def _choice(
     if value not in choices:
         raise StartError(f"{name} must be one of {', '.join(choices)}, not {value!r}.")
     return value
+
+
+def _refuse_impossible_queue(variables: Mapping[str, str]) -> None:
+    name = variables.get("AMQP_QUEUE") or "smartcomm.events"
+    if len(name.encode(errors="replace")) > 255 or name.startswith("amq."):
+        raise StartError(
+            "AMQP_QUEUE must be a name of at most 255 bytes that does not start with "
+            f"amq., not {name!r}."
+        )
+
+
+def _refuse_impossible_source(variables: Mapping[str, str]) -> None:
+    name = variables.get("AMQP_SOURCE") or "RabbitMQ"
+    if not 0 < len(name.strip()) <= 128:
+        raise StartError(
+            f"AMQP_SOURCE must be a name of 1 to 128 characters, not {name!r}."
+        )
 
 
 def _refuse_unknown_time_zone(variables: Mapping[str, str]) -> None:

@@ -4,6 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smartcomm.embedded.places import PROJECT
+from smartcomm.stack.environment import Environment
+
+#: Runs only where there is a queue to read.
+CONSUMER = "consumer"
 
 
 @dataclass(frozen=True)
@@ -27,3 +31,12 @@ def read_procfile(path: Path = PROJECT / "Procfile") -> list[Program]:
     lines = [line for line in path.read_text().splitlines() if line.strip()]
     parts = [line.partition(":") for line in lines]
     return [Program(name.strip(), command.strip()) for name, _, command in parts]
+
+
+def programs_of(environment: Environment) -> list[Program]:
+    """What this start is to run."""
+    return [
+        program
+        for program in read_procfile()
+        if program.name != CONSUMER or environment.has_queue
+    ]

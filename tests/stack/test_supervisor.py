@@ -10,8 +10,8 @@ import pytest
 from django.conf import settings
 
 from smartcomm.stack import supervisor as module
-from smartcomm.stack.environment import StartError
-from smartcomm.stack.programs import Program, read_procfile
+from smartcomm.stack.environment import StartError, read_environment
+from smartcomm.stack.programs import Program, programs_of, read_procfile
 from smartcomm.stack.supervisor import Supervisor, program_environment
 
 pytestmark = pytest.mark.chaos
@@ -141,3 +141,13 @@ def test_every_queue_has_a_worker_of_its_own():
 
     routed = {route["queue"] for route in settings.CELERY_TASK_ROUTES.values()}
     assert sorted(served) == sorted(routed)
+
+
+def test_a_queue_is_read_only_where_there_is_one():
+    def names(variables: dict[str, str]) -> set[str]:
+        return {program.name for program in programs_of(read_environment(variables))}
+
+    assert names({"AMQP_URL": "amqp://broker//"}) - names({"AMQP_URL": ""}) == {
+        "consumer"
+    }
+    assert "consumer" not in names({})
