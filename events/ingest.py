@@ -20,7 +20,7 @@ from django.utils import timezone
 
 from customers.contacts import normalise_email, normalise_phone
 from customers.models import Customer, FormerId
-from events import schema
+from events import mappings, schema
 from events.formats import TRANSLATORS
 from events.models import (
     EventType,
@@ -54,6 +54,8 @@ class Result:
     message: str = ""
     #: How an event that was accepted is not as its type declares.
     warnings: Sequence[schema.FieldWarning] = ()
+    #: The external id of the customer whose event was recorded.
+    customer: str = ""
 
 
 @dataclass(slots=True)
@@ -101,7 +103,7 @@ def record_events(
     """
     now = now or timezone.now()
     rejections: dict[int, Refusal] = {}
-    read = _read(items, rejections, kind=kind, format=format, now=now)
+    read = _read(items, rejections, source=source, kind=kind, format=format, now=now)
     rows = _check_types(read, rejections, kind=kind, source=source, now=now)
     if kind == Kind.CUSTOMER:
         rows = _name_customers(rows, rejections)
@@ -126,11 +128,12 @@ def _read(
     items: Sequence[object],
     rejections: dict[int, Refusal],
     *,
+    source: Source,
     kind: Kind,
     format: Format,
     now: datetime,
 ) -> list[tuple[int, Item]]:
-    translate = TRANSLATORS[format]
+    translate = mappings.renaming(TRANSLATORS[format], source_id=source.pk)
     read = []
     for index, data in enumerate(items):
         try:
@@ -428,7 +431,7 @@ def _answer(
             answer.accepted += 1
         else:
             answer.duplicates += 1
-        result = Result(index, row.item.id, status)
+        result = Result(index, row.item.id, status, customer=row.customer)
         if row.warnings and status == ACCEPTED:
             result.warnings = row.warnings
         answer.results.append(result)

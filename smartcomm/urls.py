@@ -8,6 +8,7 @@ from campaigns import api as campaigns
 from customers import api as customers
 from events import api as events
 from events import types_api as types
+from events import rejects_api as rejects
 from messaging import api as messaging
 from segments import api as segments
 from smartcomm.core.problems import no_such_address
@@ -29,6 +30,9 @@ api: list[URLPattern | URLResolver] = [
     path("event-types/schema", types.NamedTypeSchema.as_view()),
     path("event-types/<int:pk>", types.OneEventType.as_view()),
     path("event-types/<int:pk>/schema", types.TypeSchema.as_view()),
+    path("rejected-events", rejects.RejectedEvents.as_view()),
+    path("rejected-events/replay", rejects.ReplayRejected.as_view()),
+    path("rejected-events/replays/<int:pk>", rejects.OneReplay.as_view()),
     path("customers", customers.Customers.as_view()),
     path("customers/<external_id:external_id>/events", events.History.as_view()),
     path(

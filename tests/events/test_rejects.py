@@ -6,7 +6,7 @@ import pytest
 
 from events.ingest import record_events
 from events.models import Event, EventField, EventType, RejectedEvent, Source
-from events.rejects import replay
+from events.replays import replay
 from tests import make
 
 pytestmark = pytest.mark.django_db
