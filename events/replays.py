@@ -95,7 +95,7 @@ def begin_replay(
     now: datetime,
     as_backfill: bool = False,
     create_customers: bool = False,
-    patience: float = PATIENCE_SECONDS,
+    patience: float | None = None,
 ) -> Replay:
     """Ask for a replay, and work on it for as long as the caller has patience.
 
@@ -111,7 +111,7 @@ def begin_replay(
         requested_by=by,
         created_at=now,
     )
-    end = time.monotonic() + patience
+    end = time.monotonic() + (PATIENCE_SECONDS if patience is None else patience)
     while time.monotonic() < end and advance_replay(asked.pk):
         pass
     asked.refresh_from_db()

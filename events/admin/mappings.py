@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from django import forms
 from django.contrib import admin
 from django.core.exceptions import ValidationError
-from django.db.models import Count
+from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.html import format_html
@@ -150,6 +150,12 @@ class FieldMappingAdmin(ModelAdmin):
 
     def delete_model(self, request: HttpRequest, obj: FieldMapping) -> None:
         super().delete_model(request, obj)
+        mappings.forget()
+
+    def delete_queryset(
+        self, request: HttpRequest, queryset: QuerySet[FieldMapping]
+    ) -> None:
+        super().delete_queryset(request, queryset)
         mappings.forget()
 
 

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 from django import forms
 from django.contrib import messages
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import NON_FIELD_ERRORS, PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.request import QueryDict
 from django.template.response import TemplateResponse
@@ -114,7 +114,7 @@ class RenameForm(ReplayForm):
         widget=UnfoldAdminRadioSelectWidget(),
     )
     of_event = forms.ChoiceField(
-        label="Of",
+        label="In the event",
         choices=[("this", "this event"), ("all", "any event")],
         initial="this",
         widget=UnfoldAdminRadioSelectWidget(),
@@ -150,6 +150,8 @@ class RenameForm(ReplayForm):
         if not form.is_valid():
             for name, errors in form.errors.items():
                 self.add_error("code" if name == "code" else None, errors)
+            if form.has_error(NON_FIELD_ERRORS, "unique"):
+                self.add_error(None, "Replay these events, or change the mapping.")
         self.mapping = form
         return data
 
@@ -218,12 +220,7 @@ def show(group: Group, request: HttpRequest, *, status: str) -> Shown:
             buttons += _buttons(deed, group, may, is_main=not buttons)
         if may(REPLAY):
             buttons.append(
-                Button(
-                    "Replay",
-                    "replay",
-                    address("replay_group", group.which),
-                    is_main=not buttons,
-                )
+                Button("Replay…", "replay", address("replay_group", group.which))
             )
             buttons.append(
                 Button("Set aside…", "archive", address("set_aside", group.which))

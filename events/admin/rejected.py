@@ -97,7 +97,7 @@ class RejectedEventAdmin(ReasonPages):
         "reason",
         "message_",
         "name_",
-        "source",
+        "sender",
         "received",
         "state",
     ]
@@ -168,6 +168,10 @@ class RejectedEventAdmin(ReasonPages):
         if row.name:
             return format_html('<span class="sc-nowrap">{}</span>', row.name[:40])
         return quiet("no name")
+
+    @display(description="Source")
+    def sender(self, row: RejectedEvent) -> SafeString:
+        return format_html('<span class="sc-nowrap">{}</span>', row.source)
 
     @display(description="Received")
     def received(self, row: RejectedEvent) -> SafeString:
