@@ -76,7 +76,7 @@ def groups(
     """The biggest groups of these rejected events. Two queries.
 
     The first reads an index over all rejected events of the status that were not
-    replayed: a quarter of a second for a million.
+    replayed: a third of a second for a million.
     """
     counted = list(
         which.rows(status)

@@ -27,7 +27,7 @@ from events.models import Format, Kind, RejectedEvent, Replay, Source, SystemEve
 from events.rejects import Which
 from events.wire import MAX_ITEMS, Refusal
 from smartcomm.core import doorbell
-from smartcomm.core.db import fetch_all
+from smartcomm.core.db import execute, fetch_all
 
 T = TypeVar("T")
 
@@ -271,12 +271,39 @@ def _replay_group(
             row.code, row.field = result.code, result.field[:255]
             row.message = result.message
     _link(stored, source=source, kind=kind)
-    RejectedEvent.objects.bulk_update(
-        rows, ["status", "replayed_at", "code", "field", "message", "stored_id"]
-    )
+    _write(rows)
     total.accepted += recorded.accepted
     total.duplicates += recorded.duplicates
     total.rejected += recorded.rejected
+
+
+# All rows of a batch at once: the ORM's CASE for each of them takes ten times as long.
+WRITE = """
+    UPDATE events_rejectedevent AS row
+       SET status = done.status, replayed_at = done.replayed_at,
+           stored_id = done.stored_id, code = done.code, field = done.field,
+           message = done.message
+      FROM unnest(%s::bigint[], %s::text[], %s::timestamptz[], %s::bigint[], %s::text[],
+                  %s::text[], %s::text[])
+               AS done (id, status, replayed_at, stored_id, code, field, message)
+     WHERE row.id = done.id
+"""
+
+
+def _write(rows: list[RejectedEvent]) -> None:
+    """Write what became of these rejected events."""
+    execute(
+        WRITE,
+        [
+            [row.pk for row in rows],
+            [str(row.status) for row in rows],
+            [row.replayed_at for row in rows],
+            [row.stored_id for row in rows],
+            [row.code for row in rows],
+            [row.field for row in rows],
+            [row.message for row in rows],
+        ],
+    )
 
 
 def _as_sent(row: RejectedEvent, *, as_backfill: bool) -> object:

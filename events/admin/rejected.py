@@ -220,6 +220,12 @@ class RejectedEventAdmin(ReasonPages):
 
     # Deeds
 
+    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
+        """What is replayed or set aside is not offered for replay."""
+        open_one = RejectedEvent.objects.filter(pk=object_id, status=Status.OPEN)
+        found: list[Any] = super().get_actions_detail(request, object_id)
+        return found if open_one.exists() else []
+
     def has_replay_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return request.user.has_perm(REPLAY)
 

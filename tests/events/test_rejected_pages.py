@@ -611,3 +611,15 @@ def test_mappings_deleted_from_the_list_are_forgotten_at_once(admin_client):
     )
 
     assert send(order("2", context={"price-eur": 1})).rejected == 1
+
+
+def test_what_is_replayed_is_not_offered_for_replay_again(admin_client):
+    hyphens(1)
+    row = RejectedEvent.objects.get()
+    page = reverse("admin:events_rejectedevent_change", args=[row.pk])
+    replay = reverse("admin:events_rejectedevent_replay_one", args=[row.pk])
+    assert replay in text(admin_client.get(page))
+
+    RejectedEvent.objects.update(status="replayed")
+
+    assert replay not in text(admin_client.get(page))
