@@ -103,6 +103,7 @@ REMEDIES: Mapping[str, Remedy] = {
     "name_too_long": Remedy("A name that is too long", SENDER),
     "id_invalid": Remedy("An ID that cannot be", SENDER),
     "key_unknown": Remedy("A key that is not understood", SENDER),
+    "key_duplicate": Remedy("A key that is told twice", SENDER),
     "not_an_object": Remedy("Not an event", SENDER),
     "not_json": Remedy("Not JSON", SENDER),
     "text_invalid": Remedy("A character that cannot be stored", SENDER),

@@ -6,7 +6,6 @@ request that asks for it as far as there is time, then in the background.
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
 from collections import defaultdict
@@ -28,6 +27,7 @@ from events.rejects import Which
 from events.wire import MAX_ITEMS, Refusal
 from smartcomm.core import doorbell
 from smartcomm.core.db import execute, fetch_all
+from smartcomm.core.strict_json import NotJson, decode_item
 
 T = TypeVar("T")
 
@@ -313,8 +313,8 @@ def _as_sent(row: RejectedEvent, *, as_backfill: bool) -> object:
     the same each time.
     """
     try:
-        sent = json.loads(row.payload)
-    except ValueError as error:
+        sent = decode_item(row.payload)
+    except NotJson as error:
         raise Refusal("not_json", "What was sent is not JSON.") from error
     data = TRANSLATORS[Format(row.format)](sent)
     if not isinstance(data, dict):
@@ -332,9 +332,10 @@ def _as_sent(row: RejectedEvent, *, as_backfill: bool) -> object:
 # The ids of events that are stored, those recorded before among them. The pairs first,
 # so that each is one look-up in the unique index.
 FIND_EVENTS = """
-    SELECT event.id, event.customer_id, event.external_id
-      FROM unnest(%s::bigint[], %s::text[]) AS asked (customer_id, external_id)
-      JOIN events_event AS event ON event.customer_id = asked.customer_id
+    SELECT event.id, asked.customer, event.external_id
+      FROM unnest(%s::text[], %s::text[]) AS asked (customer, external_id)
+      JOIN customers_customer AS customer ON customer.external_id = asked.customer
+      JOIN events_event AS event ON event.customer_id = customer.id
        AND event.external_id = asked.external_id AND event.source_id = %s
 """
 
@@ -345,17 +346,17 @@ def _link(
     """Note which events these rejected events have become."""
     if not stored:
         return
-    found: dict[tuple[int, str], int]
+    found: dict[tuple[str, str], int]
     if kind == Kind.CUSTOMER:
-        keys = [(result.customer_id, result.id) for _, result in stored]
+        keys = [(result.customer, result.id) for _, result in stored]
         rows = fetch_all(
             FIND_EVENTS,
             [[key[0] for key in keys], [key[1] for key in keys], source.pk],
         )
-        found = {(customer_id, id): pk for pk, customer_id, id in rows}
+        found = {(customer, id): pk for pk, customer, id in rows}
     else:
         ids = {result.id for _, result in stored}
         events = SystemEvent.objects.filter(source=source, external_id__in=ids)
-        found = {(0, id): pk for id, pk in events.values_list("external_id", "pk")}
+        found = {("", id): pk for id, pk in events.values_list("external_id", "pk")}
     for row, result in stored:
-        row.stored_id = found.get((result.customer_id, result.id))
+        row.stored_id = found.get((result.customer, result.id))

@@ -7,8 +7,8 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 from campaigns import api as campaigns
 from customers import api as customers
 from events import api as events
-from events import types_api as types
 from events import rejects_api as rejects
+from events import types_api as types
 from messaging import api as messaging
 from segments import api as segments
 from smartcomm.core.problems import no_such_address

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from psycopg.sql import SQL, Identifier
 from pytest_django.live_server_helper import LiveServer
 
-from events import mappings
+from events import mappings, schema
 from events.store import shared
 from smartcomm.embedded import Services, data_directory, database_url
 from smartcomm.embedded.keeper import lock_path
@@ -59,9 +59,10 @@ def services() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def no_mappings_known() -> None:
+def nothing_known() -> None:
     """What a process remembers for some seconds is not of the next test."""
     mappings.forget()
+    schema.forget_known()
 
 
 def drop_outdated_databases() -> None:

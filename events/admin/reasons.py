@@ -28,6 +28,7 @@ from unfold.widgets import (
 
 from events import mappings, rejects, replays, schema
 from events.admin.mappings import MappingForm
+from events.declare import Declaration, Field, update_type
 from events.models import (
     EventField,
     EventType,
@@ -45,6 +46,7 @@ from events.remedies import (
     value_at,
 )
 from smartcomm.core.admin import JournalAdmin
+from smartcomm.core.errors import UserError
 
 Status = RejectedEvent.Status
 
@@ -485,11 +487,12 @@ class ReasonPages(JournalAdmin):
             initial={"value_type": schema.type_of(value) or EventField.Type.STRING},
         )
         if request.method == "POST" and form.is_valid():
-            EventField.objects.get_or_create(
-                type=event_type,
-                code=code,
-                defaults={"value_type": form.cleaned_data["value_type"]},
-            )
+            field = Field(code, type=EventField.Type(form.cleaned_data["value_type"]))
+            try:
+                update_type(event_type, Declaration(fields=(field,)))
+            except UserError as error:
+                self.message_user(request, error.message, messages.ERROR)
+                return self._to_groups()
             self.log_change(request, event_type, f"Declared the field {code}.")
             self.message_user(
                 request,
