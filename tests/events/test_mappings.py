@@ -101,6 +101,16 @@ def test_of_several_mappings_the_most_specific_holds():
 
 
 @pytest.mark.django_db
+def test_a_mapping_of_the_source_goes_before_one_of_the_event():
+    mapping("p-1", "of_event", event_name="Order paid")
+    mapping("p-1", "of_source", source=make.source())
+
+    send({"p-1": 1})
+
+    assert stored() == {"of_source": 1}
+
+
+@pytest.mark.django_db
 def test_a_mapping_of_another_source_or_event_is_none_of_mine():
     mapping("p-1", "p", source=make.source("till"))
     mapping("p-1", "p", event_name="Call received")

@@ -411,6 +411,32 @@ def test_a_replay_under_way_can_be_stopped(admin_client):
     assert asked.status == "stopped"
 
 
+def test_only_what_was_ticked_is_replayed_or_set_aside(admin_client):
+    hyphens(3)
+    FieldMapping.objects.create(sent="price-eur", code="price_eur")
+    url = reverse("admin:events_rejectedevent_changelist")
+    ids = {row.external_id: row.pk for row in RejectedEvent.objects.all()}
+
+    for action, one in (("replay", "0"), ("set_aside_chosen", "1")):
+        admin_client.post(url, {"action": action, "_selected_action": [ids[one]]})
+
+    assert dict(RejectedEvent.objects.values_list("external_id", "status")) == {
+        "0": "replayed",
+        "1": "set_aside",
+        "2": "open",
+    }
+    assert Event.objects.get().external_id == "0"
+
+
+def test_events_without_a_name_are_not_those_of_any_name():
+    hyphens(1)
+    send(order("n", name=""))
+
+    assert Which(name="").rows().get().external_id == "n"
+    assert Which.parse(Which(name="").to_json()).rows().get().external_id == "n"
+    assert Which().rows().count() == 2
+
+
 def test_all_pages_of_a_list_are_replayed_as_it_is_narrowed(admin_client):
     hyphens(3)
     send(order("n", context={"vat-eur": 1}))
