@@ -21,7 +21,7 @@ from django.utils import timezone
 from customers.contacts import normalise_email, normalise_phone
 from customers.models import Customer, FormerId
 from events import mappings, schema
-from events.formats import TRANSLATORS
+from events.formats import TRANSLATORS, labels
 from events.models import (
     EventType,
     Format,
@@ -120,8 +120,8 @@ def record_events(
             else:
                 recorded = _insert_system_events(rows, source=source, now=now)
             if keep:
-                _keep(items, rejections, source=source, kind=kind, format=format)
-    return _answer(items, rows, rejections, recorded, source)
+                keep_refused(items, rejections, source=source, kind=kind, format=format)
+    return _answer(items, rows, rejections, recorded, source, format)
 
 
 def _read(
@@ -373,7 +373,7 @@ def _tell() -> None:
     events_recorded.send(sender=None)
 
 
-def _keep(
+def keep_refused(
     items: Sequence[object],
     rejections: dict[int, Refusal],
     *,
@@ -381,14 +381,15 @@ def _keep(
     kind: Kind,
     format: Format,
 ) -> None:
+    """Keep items that were refused, whole, with the reason. By their index."""
     RejectedEvent.objects.bulk_create(
         [
             RejectedEvent(
                 source=source,
                 kind=kind,
                 format=format,
-                name=_sent_text(items[index], "name", MAX_NAME),
-                external_id=_sent_text(items[index], "id", MAX_ID),
+                name=_sent_text(labels(items[index], format), "name", MAX_NAME),
+                external_id=_sent_text(labels(items[index], format), "id", MAX_ID),
                 payload=_as_text(items[index]),
                 code=refusal.code,
                 field=refusal.field[:255],
@@ -405,6 +406,7 @@ def _answer(
     rejections: dict[int, Refusal],
     recorded: set[Key],
     source: Source,
+    format: Format,
 ) -> Recorded:
     answer = Recorded()
     by_index = {row.index: row for row in rows}
@@ -414,7 +416,7 @@ def _answer(
             answer.results.append(
                 Result(
                     index,
-                    _sent_text(items[index], "id", MAX_ID),
+                    _sent_text(labels(items[index], format), "id", MAX_ID),
                     REJECTED,
                     refusal.code,
                     refusal.field,

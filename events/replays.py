@@ -20,6 +20,7 @@ from django.db.models import Max, Q, QuerySet
 from django.utils import timezone
 
 from events import mappings
+from events.compat.recording import replay_people, tells_of_people
 from events.formats import TRANSLATORS
 from events.ingest import ACCEPTED, DUPLICATE, Result, record_events
 from events.models import Format, Kind, RejectedEvent, Replay, Source, SystemEvent
@@ -245,6 +246,11 @@ def _replay_group(
     now: datetime,
     total: Replayed,
 ) -> None:
+    people = [row for row in rows if tells_of_people(row)]
+    if people:
+        _replay_people(people, source=source, now=now, total=total)
+        told = {row.pk for row in people}
+        rows = [row for row in rows if row.pk not in told]
     readable = []
     for row in rows:
         try:
@@ -274,6 +280,22 @@ def _replay_group(
     _write(rows)
     total.accepted += recorded.accepted
     total.duplicates += recorded.duplicates
+    total.rejected += recorded.rejected
+
+
+def _replay_people(
+    rows: list[RejectedEvent], *, source: Source, now: datetime, total: Replayed
+) -> None:
+    """Messages that tell of customers: there is no event that they become."""
+    recorded = replay_people(rows, source=source, now=now)
+    for row, result in zip(rows, recorded.results, strict=True):
+        if result.status == ACCEPTED:
+            row.status, row.replayed_at = Status.REPLAYED, now
+        else:
+            row.code, row.field = result.code, result.field[:255]
+            row.message = result.message
+    _write(rows)
+    total.accepted += recorded.accepted
     total.rejected += recorded.rejected
 
 

@@ -9,6 +9,7 @@ from customers import api as customers
 from events import api as events
 from events import rejects_api as rejects
 from events import types_api as types
+from events.compat import api as compat
 from messaging import api as messaging
 from segments import api as segments
 from smartcomm.core.problems import no_such_address
@@ -26,6 +27,7 @@ register_converter(ExternalId, "external_id")
 api: list[URLPattern | URLResolver] = [
     path("events", events.RecordEvents.as_view()),
     path("system-events", events.RecordSystemEvents.as_view()),
+    path("cloudevents", compat.CloudEvents.as_view()),
     path("event-types", types.EventTypes.as_view()),
     path("event-types/schema", types.NamedTypeSchema.as_view()),
     path("event-types/<int:pk>", types.OneEventType.as_view()),
@@ -62,11 +64,26 @@ api: list[URLPattern | URLResolver] = [
     ),
 ]
 
+# Where Segment's clients look for it: at the root, and under short names as well.
+segment: list[URLPattern | URLResolver] = [
+    *[
+        path(name, compat.SegmentMessages.as_view())
+        for name in ("batch", "b", "import")
+    ],
+    *[
+        path(name, compat.SegmentMessages.as_view(type=type))
+        for type in ("track", "page", "screen", "identify", "group", "alias")
+        for name in (type, type[0])
+    ],
+    path("<path:path>", compat.NoSegmentAddress.as_view()),
+]
+
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="admin:index")),
     path("healthz", healthz),
     path("admin/", admin.site.urls),
     path("api/v1/", include(api)),
+    path("v1/", include(segment)),
     path("api/<path:path>", no_such_address),
 ]
 
