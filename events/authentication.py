@@ -32,16 +32,21 @@ class ApiKeyAuthentication(BaseAuthentication):
     """`Authorization: Bearer <key>`. `request.auth` is the ApiKey, with its source."""
 
     def authenticate(self, request: Request) -> tuple[None, ApiKey] | None:
-        scheme, _, secret = get_authorization_header(request).partition(b" ")
-        if scheme.lower() != b"bearer":
+        secret = self.secret_of(request)
+        if secret is None:
             return None
         try:
-            key = read_key(
-                secret.strip().decode("latin-1"), request.META, now=timezone.now()
-            )
+            key = read_key(secret, request.META, now=timezone.now())
         except KeyRefused as error:
             raise AuthenticationFailed(error.message) from error
         return None, key
+
+    def secret_of(self, request: Request) -> str | None:
+        """The key that a request shows, if it shows one."""
+        scheme, _, secret = get_authorization_header(request).partition(b" ")
+        if scheme.lower() != b"bearer":
+            return None
+        return str(secret.strip().decode("latin-1"))
 
     def authenticate_header(self, request: Request) -> str:
         return "Bearer"

@@ -8,7 +8,9 @@ from what was sent.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
+from events.compat import cloudevents, segment
 from events.models import Format
 from events.wire import Refusal
 
@@ -25,5 +27,20 @@ def _unreadable(data: object) -> object:
 
 TRANSLATORS: Mapping[Format, Translate] = {
     Format.NATIVE: _as_it_is,
+    Format.SEGMENT: segment.translate,
+    Format.CLOUDEVENTS: cloudevents.translate,
     Format.UNREADABLE: _unreadable,
 }
+
+#: Where a format keeps what we call `name` and `id`.
+LABELS: Mapping[Format, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
+    Format.SEGMENT: segment.labels,
+    Format.CLOUDEVENTS: cloudevents.labels,
+}
+
+
+def labels(data: object, format: Format) -> object:
+    """The item's `name` and `id`, as far as they can be told; unchecked."""
+    if format in LABELS and isinstance(data, dict):
+        return LABELS[format](data)
+    return data

@@ -20,8 +20,8 @@ from django.utils import timezone
 
 from customers.contacts import normalise_email, normalise_phone
 from customers.models import Customer, FormerId
-from events import schema
-from events.formats import TRANSLATORS
+from events import mappings, schema
+from events.formats import TRANSLATORS, labels
 from events.models import (
     EventType,
     Format,
@@ -54,6 +54,8 @@ class Result:
     message: str = ""
     #: How an event that was accepted is not as its type declares.
     warnings: Sequence[schema.FieldWarning] = ()
+    #: The external id of the customer whose event was recorded.
+    customer: str = ""
 
 
 @dataclass(slots=True)
@@ -101,7 +103,7 @@ def record_events(
     """
     now = now or timezone.now()
     rejections: dict[int, Refusal] = {}
-    read = _read(items, rejections, kind=kind, format=format, now=now)
+    read = _read(items, rejections, source=source, kind=kind, format=format, now=now)
     rows = _check_types(read, rejections, kind=kind, source=source, now=now)
     if kind == Kind.CUSTOMER:
         rows = _name_customers(rows, rejections)
@@ -118,19 +120,20 @@ def record_events(
             else:
                 recorded = _insert_system_events(rows, source=source, now=now)
             if keep:
-                _keep(items, rejections, source=source, kind=kind, format=format)
-    return _answer(items, rows, rejections, recorded, source)
+                keep_refused(items, rejections, source=source, kind=kind, format=format)
+    return _answer(items, rows, rejections, recorded, source, format)
 
 
 def _read(
     items: Sequence[object],
     rejections: dict[int, Refusal],
     *,
+    source: Source,
     kind: Kind,
     format: Format,
     now: datetime,
 ) -> list[tuple[int, Item]]:
-    translate = TRANSLATORS[format]
+    translate = mappings.renaming(TRANSLATORS[format], source_id=source.pk)
     read = []
     for index, data in enumerate(items):
         try:
@@ -370,7 +373,7 @@ def _tell() -> None:
     events_recorded.send(sender=None)
 
 
-def _keep(
+def keep_refused(
     items: Sequence[object],
     rejections: dict[int, Refusal],
     *,
@@ -378,14 +381,15 @@ def _keep(
     kind: Kind,
     format: Format,
 ) -> None:
+    """Keep items that were refused, whole, with the reason. By their index."""
     RejectedEvent.objects.bulk_create(
         [
             RejectedEvent(
                 source=source,
                 kind=kind,
                 format=format,
-                name=_sent_text(items[index], "name", MAX_NAME),
-                external_id=_sent_text(items[index], "id", MAX_ID),
+                name=_sent_text(labels(items[index], format), "name", MAX_NAME),
+                external_id=_sent_text(labels(items[index], format), "id", MAX_ID),
                 payload=item_as_text(items[index]),
                 code=refusal.code,
                 field=refusal.field[:255],
@@ -402,6 +406,7 @@ def _answer(
     rejections: dict[int, Refusal],
     recorded: set[Key],
     source: Source,
+    format: Format,
 ) -> Recorded:
     answer = Recorded()
     by_index = {row.index: row for row in rows}
@@ -411,7 +416,7 @@ def _answer(
             answer.results.append(
                 Result(
                     index,
-                    _sent_text(items[index], "id", MAX_ID),
+                    _sent_text(labels(items[index], format), "id", MAX_ID),
                     REJECTED,
                     refusal.code,
                     refusal.field,
@@ -428,7 +433,7 @@ def _answer(
             answer.accepted += 1
         else:
             answer.duplicates += 1
-        result = Result(index, row.item.id, status)
+        result = Result(index, row.item.id, status, customer=row.customer)
         if row.warnings and status == ACCEPTED:
             result.warnings = row.warnings
         answer.results.append(result)

@@ -427,6 +427,11 @@ class RejectedEvent(models.Model):
     received_at = models.DateTimeField(auto_now_add=True)
     status = models.CharField(max_length=16, choices=Status, default=Status.OPEN)
     replayed_at = models.DateTimeField(null=True, blank=True)
+    #: Once replayed: the Event or SystemEvent, by kind, that it is now.
+    stored_id = models.BigIntegerField(null=True, editable=False)
+    note = models.CharField(max_length=500, blank=True)
+    set_aside_at = models.DateTimeField(null=True, blank=True)
+    set_aside_by = models.CharField(max_length=150, blank=True)
 
     class Meta:
         indexes: ClassVar = [
@@ -436,10 +441,69 @@ class RejectedEvent(models.Model):
             ),
             # For whether what came again is kept already.
             models.Index(fields=["source", "external_id"], name="rejected_event_again"),
+            # For counting them by reason, and for walking through one reason.
+            models.Index(
+                fields=["status", "source", "kind", "code", "field", "name", "id"],
+                include=["received_at"],
+                name="rejected_event_reason",
+                condition=~models.Q(status="replayed"),
+            ),
         ]
 
     def __str__(self) -> str:
         return f"{self.get_kind_display()} {self.pk}"
+
+
+class Replay(models.Model):
+    """Rejected events on their way through the door again. The row is the queue.
+
+    How far it got is committed with what it did, batch by batch.
+    """
+
+    class Status(models.TextChoices):
+        WAITING = "waiting", "Under way"
+        DONE = "done", "Done"
+        STOPPED = "stopped", "Stopped"
+        FAILED = "failed", "Failed"
+
+    #: As `rejects.Which.to_json` writes it.
+    which = models.JSONField(default=dict)
+    as_backfill = models.BooleanField(default=False)
+    create_customers = models.BooleanField(default=False)
+    status = models.CharField(max_length=8, choices=Status, default=Status.WAITING)
+    total = models.PositiveBigIntegerField(help_text="Open when it was asked for.")
+    last_id = models.BigIntegerField(default=0)
+    up_to_id = models.BigIntegerField()
+    accepted = models.PositiveBigIntegerField(default=0)
+    duplicates = models.PositiveBigIntegerField(default=0)
+    rejected = models.PositiveBigIntegerField(default=0)
+    requested_by = models.CharField(max_length=150, blank=True)
+    created_at = models.DateTimeField()
+    finished_at = models.DateTimeField(null=True)
+    #: Empty: at once. Set where a batch failed.
+    due_at = models.DateTimeField(null=True)
+    attempts = models.PositiveSmallIntegerField(default=0)
+
+    class Meta:
+        indexes: ClassVar = [
+            # For whoever looks for work.
+            models.Index(
+                fields=["id"],
+                name="replay_waiting",
+                condition=models.Q(status="waiting"),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"Replay {self.pk}"
+
+    @property
+    def handled(self) -> int:
+        return self.accepted + self.duplicates + self.rejected
+
+    @property
+    def percent(self) -> int:
+        return min(100, self.handled * 100 // self.total) if self.total else 100
 
 
 class IdempotentRequest(models.Model):

@@ -1,78 +1,138 @@
-"""Events that were refused: fix the cause, then send them through the door again."""
+"""Events that were refused: which there are, by reason, and setting them aside."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from typing import Any
 
-from django.db import transaction
-from django.db.models import QuerySet
-from django.utils import timezone
+from django.db.models import Count, Max, Min, QuerySet
 
-from events.ingest import ACCEPTED, DUPLICATE, record_events
-from events.models import Format, Kind, RejectedEvent
-from events.wire import MAX_ITEMS
-from smartcomm.core.db import batches, claim
-from smartcomm.core.strict_json import decode_item
+from events.models import Kind, RejectedEvent, Source
+from smartcomm.core.errors import Invalid
 
+Status = RejectedEvent.Status
 
-@dataclass
-class Replayed:
-    """What became of the rejected events that were replayed."""
-
-    accepted: int = 0
-    duplicates: int = 0
-    rejected: int = 0
+#: So many reasons are told at once; the rest is found by narrowing them down.
+MAX_GROUPS = 100
+MAX_NOTE = 500
 
 
-def replay(rejected: QuerySet[RejectedEvent]) -> Replayed:
-    """Record these events now. Those still refused stay, with the reason of today.
+@dataclass(frozen=True, kw_only=True)
+class Which:
+    """Some of the rejected events: those that fit all that is named here.
 
-    Safe to repeat and to run twice at once: an event is replayed once, and its id
-    counts once.
+    None asks nothing; an empty text asks for events where it is empty.
     """
-    total = Replayed()
-    pks = rejected.filter(status=RejectedEvent.Status.OPEN).order_by("pk")
-    for batch in batches(pks.values_list("pk", flat=True).iterator(), MAX_ITEMS):
-        _replay_batch(batch, total)
-    return total
+
+    ids: tuple[int, ...] | None = None
+    source: int | None = None
+    kind: str | None = None
+    code: str | None = None
+    field: str | None = None
+    name: str | None = None
+    external_id: str | None = None
+
+    def rows(self, status: str = Status.OPEN) -> QuerySet[RejectedEvent]:
+        rows = RejectedEvent.objects.filter(status=status, **self._asked())
+        return rows if self.ids is None else rows.filter(pk__in=self.ids)
+
+    def to_json(self) -> dict[str, Any]:
+        found = self._asked()
+        return found if self.ids is None else {**found, "ids": list(self.ids)}
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any]) -> Which:
+        """What `to_json` wrote."""
+        ids = data.get("ids")
+        return cls(**{**data, "ids": None if ids is None else tuple(ids)})
+
+    def _asked(self) -> dict[str, Any]:
+        found = {name: value for name, value in asdict(self).items() if name != "ids"}
+        return {name: value for name, value in found.items() if value is not None}
 
 
-@transaction.atomic
-def _replay_batch(pks: list[int], total: Replayed) -> None:
-    now = timezone.now()
-    open_rows = RejectedEvent.objects.filter(
-        pk__in=pks, status=RejectedEvent.Status.OPEN
-    ).order_by("pk")
-    groups: dict[tuple[int, str, str], list[RejectedEvent]] = defaultdict(list)
-    for row in claim(open_rows, len(pks)):
-        groups[row.source_id, row.kind, row.format].append(row)
-    for (_, kind, format), rows in groups.items():
-        recorded = record_events(
-            [_as_sent(row) for row in rows],
-            source=rows[0].source,
-            kind=Kind(kind),
-            format=Format(format),
-            now=now,
-            keep_rejected=False,
+@dataclass(frozen=True)
+class Group:
+    """The rejected events of one source and event that have the same reason."""
+
+    which: Which
+    source: Source
+    kind: Kind
+    code: str
+    field: str
+    name: str
+    count: int
+    first_at: datetime
+    last_at: datetime
+    #: The latest of them.
+    example: RejectedEvent
+
+
+def groups(
+    which: Which, *, status: str = Status.OPEN, limit: int = MAX_GROUPS
+) -> list[Group]:
+    """The biggest groups of these rejected events. Two queries.
+
+    The first reads an index over all rejected events of the status that were not
+    replayed: a third of a second for a million.
+    """
+    counted = list(
+        which.rows(status)
+        .order_by()
+        .values("source_id", "kind", "code", "field", "name")
+        .annotate(
+            count=Count("pk"),
+            first_at=Min("received_at"),
+            last_at=Max("received_at"),
+            example=Max("pk"),
         )
-        for row, result in zip(rows, recorded.results, strict=True):
-            if result.status in (ACCEPTED, DUPLICATE):
-                row.status, row.replayed_at = RejectedEvent.Status.REPLAYED, now
-            else:
-                row.code, row.field = result.code, result.field[:255]
-                row.message = result.message
-        RejectedEvent.objects.bulk_update(
-            rows, ["status", "replayed_at", "code", "field", "message"]
+        .order_by("-count", "-example")[:limit]
+    )
+    examples = RejectedEvent.objects.select_related("source").in_bulk(
+        [row["example"] for row in counted]
+    )
+    found = []
+    for row in counted:
+        # Replayed since they were counted.
+        if (example := examples.get(row["example"])) is None:
+            continue
+        found.append(
+            Group(
+                which=replace(
+                    which,
+                    source=row["source_id"],
+                    kind=row["kind"],
+                    code=row["code"],
+                    field=row["field"],
+                    name=row["name"],
+                ),
+                source=example.source,
+                kind=Kind(row["kind"]),
+                code=row["code"],
+                field=row["field"],
+                name=row["name"],
+                count=row["count"],
+                first_at=row["first_at"],
+                last_at=row["last_at"],
+                example=example,
+            )
         )
-        total.accepted += recorded.accepted
-        total.duplicates += recorded.duplicates
-        total.rejected += recorded.rejected
+    return found
 
 
-def _as_sent(row: RejectedEvent) -> object:
-    """What the source sent; an event without a time happened when it came."""
-    data = decode_item(row.payload)
-    if isinstance(data, dict) and data.get("occurred_at") is None:
-        return data | {"occurred_at": row.received_at.isoformat()}
-    return data
+def set_aside(which: Which, *, by: str, note: str = "", now: datetime) -> int:
+    """Say that these open events need no replay. They are kept. Returns how many."""
+    if len(note) > MAX_NOTE:
+        raise Invalid(f"A note has at most {MAX_NOTE} characters.", field="note")
+    return which.rows().update(
+        status=Status.SET_ASIDE, note=note, set_aside_at=now, set_aside_by=by
+    )
+
+
+def take_back(which: Which) -> int:
+    """Open these events again that were set aside. Returns how many."""
+    return which.rows(Status.SET_ASIDE).update(
+        status=Status.OPEN, note="", set_aside_at=None, set_aside_by=""
+    )

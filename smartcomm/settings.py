@@ -208,6 +208,7 @@ CELERY_BEAT_SCHEDULE = {
         ("interrupted", "messaging.tasks.close_interrupted", 60),
         ("segments", "segments.tasks.refresh_stale", 300),
         ("old keys", "events.tasks.forget_old_keys", 3600),
+        ("replays", "events.tasks.advance_replays", TICK_SECONDS),
     ]
 }
 

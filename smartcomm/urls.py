@@ -7,7 +7,9 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 from campaigns import api as campaigns
 from customers import api as customers
 from events import api as events
+from events import rejects_api as rejects
 from events import types_api as types
+from events.compat import api as compat
 from messaging import api as messaging
 from segments import api as segments
 from smartcomm.core.api import NoSuchAddress
@@ -25,10 +27,14 @@ register_converter(ExternalId, "external_id")
 api: list[URLPattern | URLResolver] = [
     path("events", events.RecordEvents.as_view()),
     path("system-events", events.RecordSystemEvents.as_view()),
+    path("cloudevents", compat.CloudEvents.as_view()),
     path("event-types", types.EventTypes.as_view()),
     path("event-types/schema", types.NamedTypeSchema.as_view()),
     path("event-types/<int:pk>", types.OneEventType.as_view()),
     path("event-types/<int:pk>/schema", types.TypeSchema.as_view()),
+    path("rejected-events", rejects.RejectedEvents.as_view()),
+    path("rejected-events/replay", rejects.ReplayRejected.as_view()),
+    path("rejected-events/replays/<int:pk>", rejects.OneReplay.as_view()),
     path("customers", customers.Customers.as_view()),
     path("customers/<external_id:external_id>/events", events.History.as_view()),
     path(
@@ -58,12 +64,27 @@ api: list[URLPattern | URLResolver] = [
     ),
 ]
 
+# Where Segment's clients look for it: at the root, and under short names as well.
+segment: list[URLPattern | URLResolver] = [
+    *[
+        path(name, compat.SegmentMessages.as_view())
+        for name in ("batch", "b", "import")
+    ],
+    *[
+        path(name, compat.SegmentMessages.as_view(type=type))
+        for type in ("track", "page", "screen", "identify", "group", "alias")
+        for name in (type, type[0])
+    ],
+    path("<path:path>", compat.NoSegmentAddress.as_view()),
+]
+
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="admin:index")),
     path("healthz", healthz),
     path("admin/", admin.site.urls),
     path("api/v1/", include(api)),
     path("api/<path:path>", NoSuchAddress.as_view()),
+    path("v1/", include(segment)),
 ]
 
 handler404 = "smartcomm.core.problems.page_not_found"

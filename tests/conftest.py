@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from psycopg.sql import SQL, Identifier
 from pytest_django.live_server_helper import LiveServer
 
+from events import mappings, schema
 from events.store import shared
 from smartcomm.embedded import Services, data_directory, database_url
 from smartcomm.embedded.keeper import lock_path
@@ -55,6 +56,13 @@ def services() -> Iterator[None]:
         database = connections["default"]
         assert isinstance(database, DatabaseWrapper)
         database.close_pool()
+
+
+@pytest.fixture(autouse=True)
+def nothing_known() -> None:
+    """What a process remembers for some seconds is not of the next test."""
+    mappings.forget()
+    schema.forget_known()
 
 
 def drop_outdated_databases() -> None:

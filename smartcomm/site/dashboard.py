@@ -215,7 +215,7 @@ def notices(request: HttpRequest) -> list[Notice]:
                     "bad",
                     f"{_capital(str(left))} rejected event{_s(left.number)}",
                     "Kept whole. Fix the cause, then replay.",
-                    _list("events.rejectedevent", "?status__exact=open"),
+                    _page("events_rejectedevent_groups"),
                 )
             )
     if request.user.has_perm("events.view_source"):

@@ -18,10 +18,11 @@ class Place:
     title: str
     icon: str
     model: str
+    page: str = "changelist"
 
     @property
     def url_name(self) -> str:
-        return f"admin:{self.model.replace('.', '_')}_changelist"
+        return f"admin:{self.model.replace('.', '_')}_{self.page}"
 
     @property
     def permission(self) -> str:
@@ -39,8 +40,9 @@ PLACES: dict[str, list[Place]] = {
     "Events": [
         Place("Event journal", "receipt_long", "events.event"),
         Place("System events", "cell_tower", "events.systemevent"),
-        Place("Rejected events", "report", "events.rejectedevent"),
+        Place("Rejected events", "report", "events.rejectedevent", "groups"),
         Place("Event types", "schema", "events.eventtype"),
+        Place("Field mappings", "sync_alt", "events.fieldmapping"),
     ],
     "Segments": [
         Place("Segments", "donut_small", "segments.segment"),

@@ -21,7 +21,7 @@ from customers import api as customers_api
 from customers.models import Customer
 from events import api as events_api
 from events.models import Event, RejectedEvent
-from events.rejects import replay
+from events.replays import replay
 from segments.models import Segment
 from smartcomm.core import ratelimit
 from tests import make

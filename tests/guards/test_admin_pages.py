@@ -23,6 +23,7 @@ from events.models import (
     ApiKey,
     Event,
     EventType,
+    FieldMapping,
     RejectedEvent,
     Scope,
     Source,
@@ -118,6 +119,9 @@ MAKE: dict[type[Model], Callable[[], Model]] = {
     Customer: a_customer,
     Event: lambda: make.event(a_customer(), f"Event {next(numbers)}", price=5),
     EventType: an_event_type,
+    FieldMapping: lambda: FieldMapping.objects.create(
+        sent=f"price-{next(numbers)}", code="price"
+    ),
     Group: lambda: Group.objects.create(name=f"group {next(numbers)}"),
     MailingCategory: lambda: MailingCategory.objects.create(
         code=f"code{next(numbers)}", name="News"
