@@ -257,6 +257,18 @@ def merged_values(kept: Customer, former: Customer) -> dict[str, Any]:
     }
 
 
+def suggested(one: Customer, other: Customer) -> tuple[Customer, Customer]:
+    """Which of two had better be kept, and which merged into it.
+
+    Who is only an ID goes into who is known; otherwise the newer into the older, which
+    is known under its ID in more places.
+    """
+    kept, former = sorted(
+        (one, other), key=lambda customer: (customer.is_stub, customer.created_at)
+    )
+    return kept, former
+
+
 def profile_of(customer: Customer) -> dict[str, Any]:
     """Everything that is told of a customer, as JSON, to be kept. Two queries."""
     columns = {f.attname: getattr(customer, f.attname) for f in customer._meta.fields}

@@ -293,7 +293,7 @@ def test_the_database_allows_nothing_else_of_events_while_merging():
     theirs = make.event(other, "Order paid", at=EARLIER, amount=11)
     system = make.system_event("Sale")
 
-    def attempt(sql: str, *params: object) -> None:
+    def attempt(sql: str, *params: int | str) -> None:
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute(
                 "SELECT set_config('smartcomm.merging', %s, true)",
@@ -301,7 +301,7 @@ def test_the_database_allows_nothing_else_of_events_while_merging():
             )
             cursor.execute(sql, params)
 
-    def refused(sql: str, *params: object) -> bool:
+    def refused(sql: str, *params: int | str) -> bool:
         with pytest.raises(IntegrityError, match="Events never change"):
             attempt(sql, *params)
         return True
