@@ -131,8 +131,8 @@ class SharedContactAdmin(JournalAdmin):
             (
                 (
                     link(
-                        str(one),
                         reverse("admin:customers_customer_change", args=[one.pk]),
+                        str(one),
                     ),
                     one.external_id if one.full_name else "",
                     badge("only an ID", "warn") if one.is_stub else "",
@@ -141,8 +141,10 @@ class SharedContactAdmin(JournalAdmin):
             ),
         )
         if len(owners) > sharing.NAMED:
-            return format_html("{}<br>{}", few, quiet("and others"))
-        return few or quiet("nobody any more")
+            few = format_html("{}<br>{}", few, quiet("and others"))
+        if not few:
+            return quiet("nobody any more")
+        return format_html('<div class="sc-wrap">{}</div>', few)
 
     @display(description="One person?")
     def merging(self, shared: Any) -> str:
