@@ -358,13 +358,14 @@ class CustomerAdmin(BigListMixin, ModelAdmin):
         obj.phone, obj.phone_is_valid = phone.value, phone.is_valid
         obj.is_stub = False
         super().save_model(request, obj, form, change)
-        contacts = [(kind, getattr(obj, kind)) for kind in sharing.KINDS]
-        contacts += [
-            (kind, form.initial.get(kind) or "")
-            for kind in sharing.KINDS
-            if kind in form.changed_data
-        ]
-        owners = sharing.look_again(contacts)
+        owners = sharing.look_again(
+            [(kind, getattr(obj, kind)) for kind in sharing.KINDS],
+            given_up=[
+                (kind, form.initial.get(kind) or "")
+                for kind in sharing.KINDS
+                if kind in form.changed_data
+            ],
+        )
         for kind, told in (("email", email), ("phone", phone)):
             others = [
                 one

@@ -193,7 +193,10 @@ def _merge(kept: str, former: str, *, by: str, now: datetime) -> Merged:
         merged_at=now,
     )
     sharing.look_again(
-        [(kind, getattr(who, kind)) for who in (one, other) for kind in sharing.KINDS]
+        (),
+        given_up=[
+            (kind, getattr(who, kind)) for who in (one, other) for kind in sharing.KINDS
+        ],
     )
     return _answer(former)
 

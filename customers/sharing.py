@@ -86,16 +86,20 @@ def named(external_ids: Sequence[str]) -> str:
     return few if len(external_ids) <= NAMED else f"{few} and others"
 
 
-def look_again(contacts: Iterable[Contact]) -> dict[Contact, list[str]]:
+def look_again(
+    told: Iterable[Contact], *, given_up: Iterable[Contact] = ()
+) -> dict[Contact, list[str]]:
     """Keep which of these contacts are shared now. Returns their owners.
 
-    One query, and up to two more where something is shared or was.
+    `told` are those that customers have got, `given_up` those that somebody no longer
+    has. One query, and up to two more where something is shared or was.
     """
-    owners = owners_of(contacts)
+    left = set(given_up)
+    owners = owners_of(left.union(told))
     shared = [contact for contact, ids in owners.items() if len(ids) > 1]
     if shared:
         execute(KEEP, [_json(shared)])
-    if alone := [contact for contact, ids in owners.items() if len(ids) < 2]:
+    if alone := [one for one in left & owners.keys() if len(owners[one]) < 2]:
         execute(FORGET, [_json(alone)])
     return owners
 

@@ -300,17 +300,23 @@ def _lock(ids: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 def _applied(change: Change, old: dict[str, Any]) -> dict[str, Any]:
     new = old | change.columns
-    if "email" in change.columns:
+    # What we have in this very form has been checked: most of what a master system
+    # repeats, and checking is the dearest part.
+    if "email" in change.columns and not _is_known(new, old, "email"):
         email = normalise_email(new["email"])
         new["email"], new["email_is_valid"] = email.value, email.is_valid
     # A country that becomes known can make sense of a number that made none.
-    if "phone" in change.columns or not old["phone_is_valid"]:
+    if not _is_known(new, old, "phone"):
         phone = normalise_phone(new["phone"], country=new["country"])
         new["phone"], new["phone_is_valid"] = phone.value, phone.is_valid
     if change.attributes:
         both = old["attributes"] | change.attributes
         new["attributes"] = {c: value for c, value in both.items() if value is not None}
     return new
+
+
+def _is_known(new: dict[str, Any], old: dict[str, Any], name: str) -> bool:
+    return bool(old[f"{name}_is_valid"]) and new[name] == old[name]
 
 
 def _json(rows: Iterable[dict[str, Any]]) -> str:
@@ -350,15 +356,16 @@ def _look_who_shares(
     rows: dict[str, dict[str, Any]],
 ) -> dict[sharing.Contact, list[str]]:
     """The owners of the contacts that were told, and of those that were given up."""
-    touched = {
-        (kind, row[id][kind])
-        for id, change in changes.items()
-        for kind in sharing.KINDS
-        if change.columns.get(kind) is not None
-        for row in (before, rows)
-        if id in row and row[id][kind] and row[id][f"{kind}_is_valid"]
-    }
-    return sharing.look_again(touched) if touched else {}
+    told, given_up = (
+        {
+            (kind, row[id][kind])
+            for id, change in changes.items()
+            for kind in sharing.KINDS
+            if kind in change.columns and id in row and row[id][f"{kind}_is_valid"]
+        }
+        for row in (rows, before)
+    )
+    return sharing.look_again(told, given_up=given_up - told)
 
 
 def _shared(

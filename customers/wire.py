@@ -23,6 +23,9 @@ MAX_ATTRIBUTES = 100
 
 MAX_ORIGIN = 150
 
+CHANNELS = frozenset(Channel.values)
+PLATFORMS = frozenset(Device.Platform.values)
+
 #: What an answer shows beside what may be told. Sent back to us, it says nothing.
 READ_ONLY = frozenset(
     {
@@ -290,7 +293,7 @@ def _consents(value: object, now: datetime) -> list[Answer]:
 
 
 def _answer(place: str, channel: str, told: object, now: datetime) -> Answer:
-    if channel not in Channel.values:
+    if channel not in CHANNELS:
         raise Invalid(
             f"“{channel}” is not a channel. There are {', '.join(Channel.values)}; "
             "mailing categories belong into “categories”.",
@@ -342,7 +345,7 @@ def _devices(value: object) -> dict[str, str | None]:
         platform = told.get("platform")
         if not isinstance(gone, bool):
             raise _wrong(f"{place}.remove", "true or false", code="type_wrong")
-        if platform not in Device.Platform.values and not (gone and platform is None):
+        if platform not in PLATFORMS and not (gone and platform is None):
             raise _wrong(f"{place}.platform", "android, ios or web")
         if not isinstance(token, str) or not 0 < len(token) <= 4096:
             raise _wrong(f"{place}.token", "a text of 1 to 4096 characters")
