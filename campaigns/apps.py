@@ -13,3 +13,10 @@ class CampaignsConfig(AppConfig):
         from messaging import askers
 
         askers.introduce(Campaigns())
+
+        from campaigns import merging
+        from campaigns.models import Entry, Passage, Run
+        from customers.merging import Stage, introduce
+
+        introduce(merging.hold_runs, stage=Stage.HOLD)
+        introduce(merging.move_runs, Run, Passage, Entry)

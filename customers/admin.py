@@ -26,9 +26,11 @@ from unfold.widgets import (
     UnfoldAdminTextInputWidget,
 )
 
-from customers import search
+from customers import search, sharing
 from customers.attributes import is_date
+from customers.consent import remember
 from customers.contacts import normalise_email, normalise_phone
+from customers.merging import current_ids
 from customers.models import Attribute, Consent, Customer, Device, MailingCategory
 from customers.wire import COLUMNS
 from smartcomm.core.admin import BigListMixin, ModelAdmin, SinceFilter, TabularInline
@@ -121,6 +123,12 @@ class CustomerForm(forms.ModelForm):
     def clean(self) -> dict[str, Any]:
         """What a source may not tell of a customer, staff may not either."""
         data: dict[str, Any] = super().clean() or self.cleaned_data
+        if merged := current_ids([data.get("external_id", "")]):
+            [(_, kept)] = merged.values()
+            self.add_error(
+                "external_id",
+                f"This is a former ID of “{kept}”. Choose another one.",
+            )
         for name, words in NOT_SO.items():
             if name not in data:
                 continue
@@ -350,6 +358,28 @@ class CustomerAdmin(BigListMixin, ModelAdmin):
         obj.phone, obj.phone_is_valid = phone.value, phone.is_valid
         obj.is_stub = False
         super().save_model(request, obj, form, change)
+        owners = sharing.look_again(
+            [(kind, getattr(obj, kind)) for kind in sharing.KINDS],
+            given_up=[
+                (kind, form.initial.get(kind) or "")
+                for kind in sharing.KINDS
+                if kind in form.changed_data
+            ],
+        )
+        for kind, told in (("email", email), ("phone", phone)):
+            others = [
+                one
+                for one in owners.get((kind, told.value), [])
+                if one != obj.external_id
+            ]
+            if others and kind in form.changed_data:
+                what = "e-mail" if kind == "email" else "phone number"
+                self.message_user(
+                    request,
+                    f"{sharing.named(others)} {'have' if others[1:] else 'has'} the "
+                    f"same {what}. If that is one person, merge them.",
+                    messages.WARNING,
+                )
         for told, what in ((email, "e-mail"), (phone, "phone number")):
             if told.value and not told.is_valid:
                 self.message_user(
@@ -363,13 +393,17 @@ class CustomerAdmin(BigListMixin, ModelAdmin):
         self, request: HttpRequest, form: Any, formset: Any, change: bool
     ) -> None:
         rows = formset.save(commit=False)
+        now, origin = timezone.now(), f"staff: {request.user.get_username()}"
+        gone = [row for row in formset.deleted_objects if isinstance(row, Consent)]
+        answers = [row for row in rows if isinstance(row, Consent)]
+        for row in (*gone, *answers):
+            row.origin, row.changed_at = origin, now
+        remember(gone, gone=True, now=now)
         for row in formset.deleted_objects:
             row.delete()
         for row in rows:
-            if isinstance(row, Consent):
-                row.origin = f"staff: {request.user.get_username()}"
-                row.changed_at = timezone.now()
             row.save()
+        remember(answers, now=now)
         formset.save_m2m()
 
 

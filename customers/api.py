@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import date, datetime
 from typing import Annotated, Any
 
 import msgspec
-from django.db.models import Prefetch, prefetch_related_objects
+from django.db.models import F, Prefetch, prefetch_related_objects
 from django.utils import timezone
+from drf_spectacular.utils import OpenApiParameter
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from customers.models import Channel, Consent, Customer, Device
+from customers.merging import merge
+from customers.models import Channel, Consent, ConsentChange, Customer, Device
 from customers.upsert import Result, upsert_customers
 from customers.wire import check_external_id
-from smartcomm.core.api import ApiView
+from smartcomm.core.api import ApiView, BadParameter, read_text
 from smartcomm.core.bodies import read_items, read_object
 from smartcomm.core.errors import Invalid, NotFound, Several, UserError
 from smartcomm.core.openapi import operation
@@ -36,6 +39,45 @@ class DeviceShape(msgspec.Struct):
         str, Meta(extra_json_schema={"enum": ["android", "ios", "web"]})
     ]
     token: str
+
+
+class ConsentsOut(msgspec.Struct, omit_defaults=True):
+    """Yes, no, or null when they never answered."""
+
+    email: bool | None
+    sms: bool | None
+    push: bool | None
+    categories: Annotated[
+        dict[str, dict[str, bool]] | msgspec.UnsetType,
+        Meta(
+            description="Code of a mailing category → channel → yes or no; only those "
+            "that were answered."
+        ),
+    ] = msgspec.UNSET
+
+
+class ConsentDetail(msgspec.Struct):
+    """An answer of a customer's."""
+
+    channel: str
+    category: Annotated[
+        str | None,
+        Meta(description="Code of a mailing category; null: the whole channel."),
+    ]
+    granted: bool
+    at: Annotated[datetime, Meta(description="When they answered.")]
+    origin: Annotated[str, Meta(description="Where, or who told us.")]
+
+
+class ConsentStep(msgspec.Struct):
+    """One of all the answers a customer ever gave."""
+
+    channel: str
+    category: str | None
+    granted: Annotated[bool | None, Meta(description="Null: the answer was forgotten.")]
+    at: datetime
+    origin: str
+    recorded_at: Annotated[datetime, Meta(description="When we were told.")]
 
 
 class CustomerOut(msgspec.Struct, omit_defaults=True):
@@ -59,17 +101,69 @@ class CustomerOut(msgspec.Struct, omit_defaults=True):
     time_zone: str | msgspec.UnsetType | None = msgspec.UNSET
     registered_at: datetime | msgspec.UnsetType | None = msgspec.UNSET
     attributes: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
-    consents: Annotated[
-        dict[str, bool | None] | msgspec.UnsetType,
-        Meta(description="Channel → yes, no, or null when they never answered."),
-    ] = msgspec.UNSET
+    consents: ConsentsOut | msgspec.UnsetType = msgspec.UNSET
     devices: list[DeviceShape] | msgspec.UnsetType = msgspec.UNSET
+    former_ids: Annotated[
+        list[str] | msgspec.UnsetType,
+        Meta(description="IDs of customers who were merged into this one."),
+    ] = msgspec.UNSET
+    consent_details: Annotated[
+        list[ConsentDetail] | msgspec.UnsetType,
+        Meta(description="The answers that hold. With `include=consent_details`."),
+    ] = msgspec.UNSET
+    consent_history: Annotated[
+        list[ConsentStep] | msgspec.UnsetType,
+        Meta(
+            description="All answers there were, newest first, at most 1,000. With "
+            "`include=consent_history`."
+        ),
+    ] = msgspec.UNSET
+    warnings: Annotated[
+        list[FieldProblem] | msgspec.UnsetType,
+        Meta(description="After a PUT: what was kept, and should be looked at."),
+    ] = msgspec.UNSET
     is_stub: Annotated[
         bool | msgspec.UnsetType,
         Meta(description="Made from an event, before anybody told who this is."),
     ] = msgspec.UNSET
     created_at: datetime | msgspec.UnsetType = msgspec.UNSET
     updated_at: datetime | msgspec.UnsetType = msgspec.UNSET
+
+
+class AnswerIn(msgspec.Struct, omit_defaults=True):
+    """An answer with its time and origin."""
+
+    granted: bool
+    at: Annotated[
+        datetime | None,
+        Meta(
+            description="When they answered. An older answer never overwrites a newer "
+            "one. Without it the answer holds from now on."
+        ),
+    ] = None
+    origin: Annotated[str | None, Meta(extra_json_schema={"maxLength": 150})] = None
+
+
+class ConsentsIn(msgspec.Struct, omit_defaults=True):
+    """Only what is named changes. Null forgets an answer."""
+
+    email: bool | AnswerIn | None = None
+    sms: bool | AnswerIn | None = None
+    push: bool | AnswerIn | None = None
+    categories: Annotated[
+        dict[str, dict[str, bool | AnswerIn | None]],
+        Meta(description="Code of a mailing category → channel → answer."),
+    ] = {}
+
+
+class DeviceIn(msgspec.Struct, omit_defaults=True):
+    """An address for push, to be added; or taken away, with `remove`."""
+
+    token: Annotated[str, Meta(min_length=1, max_length=4096)]
+    platform: Annotated[
+        str | None, Meta(extra_json_schema={"enum": ["android", "ios", "web", None]})
+    ] = None
+    remove: bool = False
 
 
 class CustomerChange(msgspec.Struct, omit_defaults=True):
@@ -98,13 +192,13 @@ class CustomerChange(msgspec.Struct, omit_defaults=True):
             "boolean, date); another type later is refused. Null removes one."
         ),
     ] = {}
-    consents: Annotated[
-        dict[str, bool | None],
-        Meta(description="By channel (email, sms, push). Null forgets the answer."),
-    ] = {}
+    consents: ConsentsIn = msgspec.field(default_factory=ConsentsIn)
     devices: Annotated[
-        list[DeviceShape],
-        Meta(description="Added to those that are known; a token has one owner."),
+        list[DeviceIn],
+        Meta(
+            description="Added to those that are known, at most 50; a token has one "
+            "owner."
+        ),
     ] = []
 
 
@@ -154,22 +248,50 @@ CHANGE = {
     "time_zone": "Europe/Berlin",
     "registered_at": "2024-01-02T10:00:00Z",
     "attributes": {"tier": "gold"},
-    "consents": {"email": True, "sms": True, "push": False},
+    "consents": {
+        "email": {
+            "granted": True,
+            "at": "2026-11-20T10:15:00+03:00",
+            "origin": "web form",
+        },
+        "sms": True,
+        "push": False,
+        "categories": {"news": {"email": True}},
+    },
     "devices": [{"platform": "android", "token": "dGhpcyBpcyBhIHRva2Vu"}],
 }
 CUSTOMER = {
     "external_id": "C-1001",
     **CHANGE,
+    "consents": {
+        "email": True,
+        "sms": True,
+        "push": False,
+        "categories": {"news": {"email": True}},
+    },
     "email_is_valid": True,
     "phone_is_valid": True,
+    "former_ids": [],
     "is_stub": False,
     "created_at": "2026-11-20T07:15:00Z",
     "updated_at": "2026-11-20T07:15:00Z",
 }
 
 
+#: What a customer is shown with when it is asked for: see `include`.
+MORE = ("consent_details", "consent_history")
+MOST_CHANGES = 1_000
+INCLUDE = OpenApiParameter(
+    "include",
+    {"type": "string"},
+    description="More to be told, separated by commas: `consent_details` (the answers "
+    "with time and origin), `consent_history` (all there were).",
+)
+
+
 class OneCustomer(ApiView):
     scopes = {"GET": READ, "PUT": WRITE}
+    parameters = frozenset({"include"})
 
     @operation(
         name="readCustomer",
@@ -178,13 +300,22 @@ class OneCustomer(ApiView):
         description="Who they are and how they may be reached. In the address, the ID "
         "is percent-encoded where it has to be. An ID that begins or ends with a "
         "slash, or ends like an address below this one (`/events`), cannot stand in an "
-        "address; `POST /customers` takes any.",
+        "address; `POST /customers` takes any. An ID that was merged into another one "
+        "leads to the customer who was kept.",
+        parameters=[INCLUDE],
         answers={200: CustomerOut},
         example=CUSTOMER,
         problems=(400, 404),
     )
     def get(self, request: Request, external_id: str) -> Response:
-        return Response(customer_out(find_customer(external_id)))
+        wanted = _read_include(request)
+        customer = find_customer(external_id)
+        shown = customer_out(customer)
+        if "consent_details" in wanted:
+            shown.consent_details = consent_details(customer)
+        if "consent_history" in wanted:
+            shown.consent_history = consent_history(customer)
+        return Response(shown)
 
     @operation(
         name="putCustomer",
@@ -206,16 +337,20 @@ class OneCustomer(ApiView):
                 "“external_id” is another one than in the address. Leave it out.",
                 field="external_id",
             )
+        may_read = READ in caller_of(request).scopes
         [result] = upsert_customers(
             [body | {"external_id": external_id}],
             origin=caller_of(request).source.name,
             now=timezone.now(),
+            name_others=may_read,
         ).results
         if result.errors:
             raise _all_of(result.errors)
         shown = CustomerOut(external_id)
-        if READ in caller_of(request).scopes:
+        if may_read:
             shown = customer_out(find_customer(external_id))
+        if result.warnings:
+            shown.warnings = [_problem(warning) for warning in result.warnings]
         return Response(shown, status=201 if result.status == "created" else 200)
 
 
@@ -230,9 +365,10 @@ class Customers(ApiView):
         '`{"customers": [...]}`. Each is created or updated; only what it names '
         "changes, and null clears. A bad item spoils no other and tells everything "
         "that is wrong with it. A warning means "
-        "that something was kept, but is of no use yet, such as a phone number that "
-        "cannot be. 202 means committed; when every item was rejected, the status is "
-        "422 and the body is the same.",
+        "that something was kept and should be looked at: `contact_invalid` a phone "
+        "number that cannot be, `contact_shared` an e-mail that another customer has "
+        "too, `customer_merged` a former ID. 202 means committed; when every item was "
+        "rejected, the status is 422 and the body is the same.",
         body=(CustomerIn, CustomersIn),
         body_example={"customers": [{"external_id": "C-1001", **CHANGE}]},
         answers={202: CustomersAnswer, 422: CustomersAnswer},
@@ -249,6 +385,7 @@ class Customers(ApiView):
             read_items(request, "customers"),
             origin=caller_of(request).source.name,
             now=timezone.now(),
+            name_others=READ in caller_of(request).scopes,
         )
         created, updated = upserted.count("created"), upserted.count("updated")
         rejected = upserted.count("rejected")
@@ -263,12 +400,111 @@ class Customers(ApiView):
         return Response(answer, status=422 if all_rejected else 202)
 
 
+class MergeIn(msgspec.Struct):
+    """Which customer becomes a part of the one in the address."""
+
+    from_: Annotated[str, Meta(max_length=128)] = msgspec.field(name="from")
+
+
+class MergeAnswer(msgspec.Struct):
+    """What a merge did, now or when it was first asked for."""
+
+    external_id: Annotated[
+        str, Meta(description="The customer to whom both IDs lead now.")
+    ]
+    former_id: str
+    merged_at: datetime
+    moved: Annotated[
+        dict[str, int],
+        Meta(
+            description="How much moved: events, messages, runs, devices, consents. "
+            "`events_twice` were the same under both and are counted once; "
+            "`events_renamed` had an ID that the kept one has for another event; "
+            "`runs_ended` would have written to one person twice."
+        ),
+    ]
+
+
+class MergeCustomers(ApiView):
+    scopes = {"POST": WRITE}
+
+    @operation(
+        name="mergeCustomers",
+        tag="Customers",
+        summary="Merge another customer into this one",
+        description="For one person who is known by two IDs. The customer in the "
+        "address is kept with their values; gaps are filled from the other. Events, "
+        "messages, runs, consents (the newest answer holds) and devices of both are "
+        "theirs afterwards, and the other ID leads to them for ever: in events, in "
+        "changes and in addresses. Asked for again, it changes nothing and answers the "
+        "same. It cannot be undone.",
+        body=MergeIn,
+        body_example={"from": "C-2002"},
+        answers={200: MergeAnswer},
+        example={
+            "external_id": "C-1001",
+            "former_id": "C-2002",
+            "merged_at": "2026-11-20T07:15:00Z",
+            "moved": {"events": 12, "messages": 3, "consents": 1},
+        },
+        problems=(404, 409),
+    )
+    def post(self, request: Request, external_id: str) -> Response:
+        merged = merge(
+            external_id,
+            _read_from(read_object(request)),
+            by=caller_of(request).source.name,
+            now=timezone.now(),
+        )
+        return Response(
+            MergeAnswer(
+                external_id=merged.external_id,
+                former_id=merged.former_id,
+                merged_at=merged.merged_at,
+                moved=merged.moved,
+            )
+        )
+
+
+def _read_from(body: dict[str, Any]) -> str:
+    for name in body:
+        if name != "from":
+            raise Invalid(
+                f'“{name}” is not known. Send {{"from": "<external_id>"}}.',
+                field=name,
+                code="key_unknown",
+            )
+    if "from" not in body:
+        raise Invalid(
+            "Tell the external_id of the other customer in “from”.",
+            field="from",
+            code="required",
+        )
+    return check_external_id(body["from"], "from")
+
+
+def _read_include(request: Request) -> set[str]:
+    text = read_text(request, "include")
+    wanted = {word.strip() for word in text.split(",") if word.strip()}
+    if unknown := wanted.difference(MORE):
+        raise BadParameter(
+            f"“{min(unknown)}” cannot be included. There are {' and '.join(MORE)}.",
+            field="include",
+        )
+    return wanted
+
+
 def find_customer(external_id: str) -> Customer:
-    """The customer with this ID, or NotFound."""
-    try:
-        return Customer.objects.get(external_id=check_external_id(external_id))
-    except (Customer.DoesNotExist, Invalid) as error:
-        raise NotFound(f"There is no customer “{external_id}”.") from error
+    """The customer with this ID, now or formerly; or NotFound."""
+    with suppress(Invalid):
+        check_external_id(external_id)
+        customer = Customer.objects.filter(external_id=external_id).first()
+        if customer is None:
+            former = {"former_ids__external_id": external_id}
+            customer = Customer.objects.filter(**former).first()
+        if customer is not None:
+            return customer
+    raise NotFound(f"There is no customer “{external_id}”.")
 
 
 def customer_out(customer: Customer) -> CustomerOut:
@@ -277,17 +513,23 @@ def customer_out(customer: Customer) -> CustomerOut:
 
 
 def customers_out(customers: Sequence[Customer]) -> list[CustomerOut]:
-    """Customers as the API shows them. Two queries, however many."""
+    """Customers as the API shows them. Three queries, however many."""
+    answered = Consent.objects.select_related("category").order_by("category__code")
     prefetch_related_objects(
         customers,
-        Prefetch("consents", Consent.objects.filter(category=None), "whole_channels"),
+        Prefetch("consents", answered, "answers"),
         Prefetch("devices", Device.objects.order_by("pk")),
+        "former_ids",
     )
     return [_customer_out(customer) for customer in customers]
 
 
 def _customer_out(customer: Any) -> CustomerOut:
-    given = {one.channel: one.is_granted for one in customer.whole_channels}
+    given: dict[str, bool] = {}
+    categories: dict[str, dict[str, bool]] = {}
+    for one in customer.answers:
+        of = categories.setdefault(one.category.code, {}) if one.category else given
+        of[one.channel] = one.is_granted
     return CustomerOut(
         external_id=customer.external_id,
         first_name=customer.first_name or None,
@@ -304,12 +546,47 @@ def _customer_out(customer: Any) -> CustomerOut:
         time_zone=customer.time_zone or None,
         registered_at=customer.registered_at,
         attributes=customer.attributes,
-        consents={channel: given.get(channel) for channel in Channel.values},
+        consents=ConsentsOut(
+            **{channel: given.get(channel) for channel in Channel.values},
+            categories=categories or msgspec.UNSET,
+        ),
         devices=[DeviceShape(d.platform, d.token) for d in customer.devices.all()],
+        former_ids=[former.external_id for former in customer.former_ids.all()],
         is_stub=customer.is_stub,
         created_at=customer.created_at,
         updated_at=customer.updated_at,
     )
+
+
+def consent_details(customer: Customer) -> list[ConsentDetail]:
+    """The answers that hold, with their times and origins. One query."""
+    rows = Consent.objects.filter(customer=customer).order_by(
+        F("category__code").asc(nulls_first=True), "channel"
+    )
+    return [
+        ConsentDetail(*row)
+        for row in rows.values_list(
+            "channel", "category__code", "is_granted", "changed_at", "origin"
+        )
+    ]
+
+
+def consent_history(customer: Customer) -> list[ConsentStep]:
+    """All the answers there were, newest first, as far as one can read. One query."""
+    rows = ConsentChange.objects.filter(customer=customer).order_by(
+        "-changed_at", "-pk"
+    )
+    return [
+        ConsentStep(*row)
+        for row in rows.values_list(
+            "channel",
+            "category__code",
+            "is_granted",
+            "changed_at",
+            "origin",
+            "recorded_at",
+        )[:MOST_CHANGES]
+    ]
 
 
 def _result_out(result: Result) -> CustomerResult:

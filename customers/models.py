@@ -111,12 +111,14 @@ class FormerId(models.Model):
     customer = models.ForeignKey(Customer, models.CASCADE, related_name="former_ids")
     #: The profile as it was, so that nothing of it is lost.
     profile = models.JSONField(default=dict)
+    #: How much of what moved: {"events": 12, ...}.
+    moved = models.JSONField(default=dict)
     merged_by = models.CharField(max_length=150, blank=True)
     merged_at = models.DateTimeField()
 
     class Meta:
         verbose_name = "former ID"
-        ordering: ClassVar = ["-merged_at"]
+        ordering: ClassVar = ["-merged_at", "-id"]
 
     def __str__(self) -> str:
         return self.external_id
@@ -231,3 +233,65 @@ class Consent(CustomerOwned):
     def __str__(self) -> str:
         answer = "yes" if self.is_granted else "no"
         return f"{self.get_channel_display()}: {answer}"
+
+
+class ConsentChange(CustomerOwned):
+    """What a customer once answered. Only ever added to.
+
+    An answer that arrived late is here as well, though a newer one holds.
+    """
+
+    customer = models.ForeignKey(
+        Customer, models.CASCADE, db_index=False, related_name="consent_changes"
+    )
+    channel = models.CharField(max_length=8, choices=Channel)
+    category = models.ForeignKey(
+        MailingCategory, models.CASCADE, null=True, blank=True, db_index=False
+    )
+    is_granted = models.BooleanField(
+        "yes", null=True, help_text="Empty: the answer was forgotten."
+    )
+    origin = models.CharField(max_length=150, blank=True)
+    changed_at = models.DateTimeField(help_text="When the customer answered.")
+    recorded_at = models.DateTimeField(help_text="When we were told.")
+
+    class Meta:
+        constraints: ClassVar = [
+            # An answer that is told again is one answer.
+            models.UniqueConstraint(
+                fields=["customer", "changed_at", "channel", "category", "is_granted"],
+                name="consent_change_once",
+                nulls_distinct=False,
+            )
+        ]
+
+    def __str__(self) -> str:
+        answer = {True: "yes", False: "no", None: "forgotten"}[self.is_granted]
+        return f"{self.get_channel_display()}: {answer}"
+
+
+class SharedContact(models.Model):
+    """An e-mail or a phone that several customers have: a family, or one person twice.
+
+    Kept as customers are told, so that staff can read the list without anybody
+    looking through all customers: see customers/sharing.py.
+    """
+
+    class Kind(models.TextChoices):
+        EMAIL = "email", "E-mail"
+        PHONE = "phone", "Phone"
+
+    kind = models.CharField(max_length=8, choices=Kind)
+    value = models.CharField("contact", max_length=254)
+    found_at = models.DateTimeField("found", auto_now_add=True)
+
+    class Meta:
+        ordering: ClassVar = ["-id"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["value", "kind"], name="shared_contact_once"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.value

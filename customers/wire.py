@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from typing import Annotated, Any
@@ -14,16 +14,31 @@ from zoneinfo import available_timezones
 import msgspec
 
 from customers.attributes import MAX_TEXT, check_code, type_of
+from customers.devices import MAX_DEVICES
 from customers.models import Channel, Customer, Device
 from smartcomm.core.errors import Invalid, UserError
 from smartcomm.core.strict_json import Unfit
 
 MAX_ATTRIBUTES = 100
-MAX_DEVICES = 50
+
+MAX_ORIGIN = 150
+
+CHANNELS = frozenset(Channel.values)
+PLATFORMS = frozenset(Device.Platform.values)
 
 #: What an answer shows beside what may be told. Sent back to us, it says nothing.
 READ_ONLY = frozenset(
-    {"email_is_valid", "phone_is_valid", "is_stub", "created_at", "updated_at"}
+    {
+        "email_is_valid",
+        "phone_is_valid",
+        "is_stub",
+        "created_at",
+        "updated_at",
+        "former_ids",
+        "consent_details",
+        "consent_history",
+        "warnings",
+    }
 )
 
 #: What is told beside the texts and dates.
@@ -52,27 +67,42 @@ COUNTRIES = frozenset(
 )
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a customer answered for a channel, or for one mailing category on it.
+
+    `granted` of None: the answer is to be forgotten. `at` is when they answered; None
+    if all we know is that it holds now.
+    """
+
+    channel: str
+    granted: bool | None
+    category: str = ""
+    at: datetime | None = None
+    origin: str = ""
+
+
 @dataclass
 class Change:
     """What is told about one customer: only what is named here changes.
 
     `columns` holds the e-mail and the phone as they were written; they are
-    normalised once the customer's country is known. An attribute or a consent of
-    None is forgotten; devices are token → platform.
+    normalised once the customer's country is known. An attribute of None is
+    forgotten. Devices are token → platform, or None for one that is gone.
     """
 
     external_id: str
     columns: dict[str, Any] = field(default_factory=dict)
     attributes: dict[str, Any] = field(default_factory=dict)
-    consents: dict[str, bool | None] = field(default_factory=dict)
-    devices: dict[str, str] = field(default_factory=dict)
+    consents: list[Answer] = field(default_factory=list)
+    devices: dict[str, str | None] = field(default_factory=dict)
 
     def then(self, later: Change) -> None:
         """Add what was told later about the same customer; the later word counts."""
-        self.columns |= later.columns
-        self.attributes |= later.attributes
-        self.consents |= later.consents
-        self.devices |= later.devices
+        self.columns = self.columns | later.columns
+        self.attributes = self.attributes | later.attributes
+        self.consents = self.consents + later.consents
+        self.devices = self.devices | later.devices
 
 
 def read_change(
@@ -98,16 +128,14 @@ def read_change(
     return (None if errors else change), errors
 
 
-def check_external_id(value: object) -> str:
+def check_external_id(value: object, name: str = "external_id") -> str:
     """The ID a customer is known by outside, or Invalid."""
     if not isinstance(value, str):
-        raise _wrong("external_id", "a text of 1 to 128 characters", code="type_wrong")
+        raise _wrong(name, "a text of 1 to 128 characters", code="type_wrong")
     if value.isprintable() and value and not value.isspace() and len(value) <= 128:
         return value  # Nearly always, and sooner known than the rest.
     if not value.strip() or len(value) > 128 or _CONTROL.search(value):
-        raise _wrong(
-            "external_id", "a text of 1 to 128 characters without control characters"
-        )
+        raise _wrong(name, "a text of 1 to 128 characters without control characters")
     return value
 
 
@@ -119,7 +147,7 @@ def _read(change: Change, name: str, value: object, now: datetime) -> None:
     elif name == "attributes":
         change.attributes = _attributes(value)
     elif name == "consents":
-        change.consents = _consents(value)
+        change.consents = _consents(value, now)
     elif name == "devices":
         change.devices = _devices(value)
     elif name not in READ_ONLY:
@@ -249,48 +277,81 @@ def _attributes(value: object) -> dict[str, Any]:
     return values
 
 
-def _consents(value: object) -> dict[str, bool | None]:
-    answers = _object("consents", value)
-    for channel, answer in answers.items():
-        if channel not in Channel.values:
-            raise Invalid(
-                f"“{channel}” is not a channel. There are {', '.join(Channel.values)}.",
-                field=f"consents.{channel}",
-                code="key_unknown",
-            )
-        if answer is not None and not isinstance(answer, bool):
-            raise _wrong(
-                f"consents.{channel}",
-                "true, false, or null to forget the answer",
-                code="type_wrong",
-            )
+def _consents(value: object, now: datetime) -> list[Answer]:
+    answers = []
+    for name, told in _object("consents", value).items():
+        place = f"consents.{name}"
+        if name != "categories":
+            answers.append(_answer(place, name, told, now))
+            continue
+        for code, by_channel in _object(place, told).items():
+            of_category = f"{place}.{code}"
+            for channel, one in _object(of_category, by_channel).items():
+                answer = _answer(f"{of_category}.{channel}", channel, one, now)
+                answers.append(replace(answer, category=code))
     return answers
 
 
-def _devices(value: object) -> dict[str, str]:
+def _answer(place: str, channel: str, told: object, now: datetime) -> Answer:
+    if channel not in CHANNELS:
+        raise Invalid(
+            f"“{channel}” is not a channel. There are {', '.join(Channel.values)}; "
+            "mailing categories belong into “categories”.",
+            field=place,
+            code="key_unknown",
+        )
+    if told is None or isinstance(told, bool):
+        return Answer(channel, told)
+    if not isinstance(told, dict):
+        raise _wrong(
+            place,
+            "true, false, null to forget the answer, or an object with “granted”, “at” "
+            "and “origin”",
+            code="type_wrong",
+        )
+    for name in told:
+        if name not in ("granted", "at", "origin"):
+            raise Invalid(
+                f"“{name}” is not known of a consent. There are granted, at, origin.",
+                field=f"{place}.{name}",
+                code="key_unknown",
+            )
+    granted = told.get("granted")
+    if not isinstance(granted, bool):
+        raise _wrong(f"{place}.granted", "true or false", code="type_wrong")
+    at = _instant(f"{place}.at", told.get("at"), now)
+    origin = _text(MAX_ORIGIN)(f"{place}.origin", told.get("origin"), now)
+    # A clock that is ahead must not make an answer that nobody can take back.
+    return Answer(channel, granted, at=min(at, now) if at else None, origin=origin)
+
+
+def _devices(value: object) -> dict[str, str | None]:
     if not isinstance(value, list):
         raise _wrong("devices", "a list", code="type_wrong")
     if len(value) > MAX_DEVICES:
         raise _wrong("devices", f"at most {MAX_DEVICES} at once", code="too_many")
-    devices = {}
+    devices: dict[str, str | None] = {}
     for index, device in enumerate(value):
         place = f"devices.{index}"
         told = _object(place, device)
         for name in told:
-            if name not in ("platform", "token"):
+            if name not in ("platform", "token", "remove"):
                 raise Invalid(
                     f"“{name}” is not known of a device.",
                     field=f"{place}.{name}",
                     code="key_unknown",
                 )
-        platform, token = told.get("platform"), told.get("token")
-        if platform not in Device.Platform.values:
+        token, gone = told.get("token"), told.get("remove", False)
+        platform = told.get("platform")
+        if not isinstance(gone, bool):
+            raise _wrong(f"{place}.remove", "true or false", code="type_wrong")
+        if platform not in PLATFORMS and not (gone and platform is None):
             raise _wrong(f"{place}.platform", "android, ios or web")
         if not isinstance(token, str) or not 0 < len(token) <= 4096:
             raise _wrong(f"{place}.token", "a text of 1 to 4096 characters")
         if _CONTROL.search(token):
             raise _wrong(f"{place}.token", "free of control characters")
-        devices[token] = str(platform)
+        devices[token] = None if gone else str(platform)
     return devices
 
 

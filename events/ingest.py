@@ -18,8 +18,10 @@ import msgspec
 from django.db import connection, transaction
 from django.utils import timezone
 
+from customers import sharing
 from customers.contacts import normalise_email, normalise_phone
-from customers.models import Customer, FormerId
+from customers.merging import current_ids
+from customers.models import Customer
 from events import mappings, schema
 from events.formats import TRANSLATORS, labels
 from events.models import (
@@ -198,11 +200,7 @@ def _settle_customers(
     missing = wanted.keys() - known
     if not missing:
         return rows
-    former = dict(
-        FormerId.objects.filter(external_id__in=missing).values_list(
-            "external_id", "customer__external_id"
-        )
-    )
+    former = {old: kept for old, (_, kept) in current_ids(missing).items()}
     strangers = sorted(missing - former.keys())
     if strangers and source.unknown_customers == Source.UnknownCustomers.CREATE:
         Customer.objects.bulk_create(
@@ -251,15 +249,12 @@ def _find_by_contact(rows: Iterable[_Row]) -> _Contacts:
         if not sent:
             continue
         contacts = {value: normalise(value) for value in sent}
-        owners: dict[str, list[str]] = {}
-        values = {contact.value for contact in contacts.values() if contact.is_valid}
-        for value, external_id in Customer.objects.filter(
-            **{f"{by}__in": values}
-        ).values_list(by, "external_id"):
-            owners.setdefault(value, []).append(external_id)
+        owners = sharing.owners_of(
+            (by, contact.value) for contact in contacts.values() if contact.is_valid
+        )
         for value, contact in contacts.items():
             if contact.is_valid:
-                found[by, value] = owners.get(contact.value, [])
+                found[by, value] = owners[by, contact.value]
     return found
 
 
@@ -273,7 +268,8 @@ def _by_contact(by: str, value: str, contacts: _Contacts) -> tuple[str, dict[str
     if len(owners) > 1:
         raise Refusal(
             "customer_ambiguous",
-            f"Several customers have this {by}. Send the external id instead.",
+            f"Several customers have this {by}: {sharing.named(owners)}. Send the "
+            "external id instead, or merge them.",
             field=f"customer.{by}",
         )
     if owners:

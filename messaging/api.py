@@ -15,6 +15,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from customers.api import find_customer
+from customers.merging import current_ids
 from customers.models import Channel
 from events.models import Scope
 from messaging.models import Message
@@ -67,7 +68,7 @@ class WholeNumberFilter(django_filters.NumberFilter):
 class MessageFilter(django_filters.FilterSet):
     """What a list of messages can be narrowed to."""
 
-    customer = django_filters.CharFilter(field_name="customer__external_id")
+    customer = django_filters.CharFilter(method="of_customer")
     campaign = WholeNumberFilter(
         field_name="campaign_id",
         min_value=0,
@@ -79,6 +80,14 @@ class MessageFilter(django_filters.FilterSet):
     class Meta:
         model = Message
         fields = ["customer", "campaign", "channel", "status"]
+
+    def of_customer(
+        self, rows: QuerySet[Message], name: str, external_id: str
+    ) -> QuerySet[Message]:
+        """Those of a customer, by the ID they have or had."""
+        led_to = current_ids([external_id])
+        _, external_id = led_to.get(external_id, (0, external_id))
+        return rows.filter(customer__external_id=external_id)
 
 
 MESSAGE = {

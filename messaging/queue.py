@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from customers.contacts import normalise_email, normalise_phone
@@ -220,8 +221,20 @@ def cancel(campaign_id: int, *, reason: str) -> int:
     now may still go out, but is not tried again.
     """
     of_campaign = Message.objects.filter(campaign_id=campaign_id)
-    of_campaign.filter(status=Message.Status.SENDING).update(expires_at=timezone.now())
-    return of_campaign.filter(status=Message.Status.QUEUED).update(
+    return _cancel(of_campaign, reason=reason, now=timezone.now())
+
+
+def cancel_runs(
+    run_ids: Iterable[int], *, customer_id: int, reason: str, now: datetime
+) -> int:
+    """The same for runs of one customer that have ended before their time."""
+    of_runs = Message.objects.filter(customer_id=customer_id, run_id__in=list(run_ids))
+    return _cancel(of_runs, reason=reason, now=now)
+
+
+def _cancel(messages: QuerySet[Message], *, reason: str, now: datetime) -> int:
+    messages.filter(status=Message.Status.SENDING).update(expires_at=now)
+    return messages.filter(status=Message.Status.QUEUED).update(
         status=Message.Status.SUPPRESSED,
         reason=Message.Reason.CANCELLED,
         detail=reason,

@@ -41,6 +41,10 @@ api: list[URLPattern | URLResolver] = [
         "customers/<external_id:external_id>/messages",
         messaging.CustomerMessages.as_view(),
     ),
+    path(
+        "customers/<external_id:external_id>/merge",
+        customers.MergeCustomers.as_view(),
+    ),
     path("customers/<external_id:external_id>", customers.OneCustomer.as_view()),
     path("segments", segments.Segments.as_view()),
     path("segments/preview", segments.Preview.as_view()),

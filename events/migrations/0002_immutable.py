@@ -1,7 +1,14 @@
 """What happened is never changed: the database itself refuses.
 
-Erasing a customer is the one exception; it says so for its own transaction with
-`SET LOCAL smartcomm.erasing = 'on'`.
+There are two exceptions, and each says so for its own transaction.
+
+Erasing a customer: `SET LOCAL smartcomm.erasing = 'on'`.
+
+Merging two customers: `SET LOCAL smartcomm.merging = '17 4'` (from 17 to 4, by primary
+key). It may take an event of the one to the other, and nothing else of the event may
+change; only where the other has another event under the same ID, the moved one gets an
+ID that begins alike. It may remove an event that the other has already, the same in
+name, time and context.
 
 `smartcomm_instant` reads a date or a time out of a context without ever failing:
 what is not a date is NULL. PostgreSQL 15 has no pg_input_is_valid.
@@ -11,9 +18,43 @@ from django.db import migrations
 
 REFUSE_CHANGES = """
 CREATE FUNCTION smartcomm_refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    former bigint;
+    kept bigint;
+    moved record;
 BEGIN
     IF current_setting('smartcomm.erasing', true) = 'on' THEN
         RETURN CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END;
+    END IF;
+    IF TG_TABLE_NAME = 'events_event'
+       AND coalesce(current_setting('smartcomm.merging', true), '') <> '' THEN
+        former := split_part(current_setting('smartcomm.merging'), ' ', 1)::bigint;
+        kept := split_part(current_setting('smartcomm.merging'), ' ', 2)::bigint;
+        IF TG_OP = 'UPDATE' AND OLD.customer_id = former AND NEW.customer_id = kept THEN
+            moved := NEW;
+            moved.customer_id := OLD.customer_id;
+            IF NEW.external_id <> OLD.external_id
+               AND starts_with(NEW.external_id, left(OLD.external_id, 70))
+               AND EXISTS (
+                   SELECT FROM events_event AS other
+                    WHERE other.customer_id = kept
+                      AND other.source_id = OLD.source_id
+                      AND other.external_id = OLD.external_id) THEN
+                moved.external_id := OLD.external_id;
+            END IF;
+            IF moved IS NOT DISTINCT FROM OLD THEN
+                RETURN NEW;
+            END IF;
+        ELSIF TG_OP = 'DELETE' AND OLD.customer_id = former AND EXISTS (
+                   SELECT FROM events_event AS other
+                    WHERE other.customer_id = kept
+                      AND other.source_id = OLD.source_id
+                      AND other.external_id = OLD.external_id
+                      AND other.type_id = OLD.type_id
+                      AND other.occurred_at = OLD.occurred_at
+                      AND other.context = OLD.context) THEN
+            RETURN OLD;
+        END IF;
     END IF;
     RAISE EXCEPTION 'Events never change: % on % is refused.', TG_OP, TG_TABLE_NAME
         USING ERRCODE = 'restrict_violation';

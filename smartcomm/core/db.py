@@ -11,10 +11,11 @@ M = TypeVar("M", bound=models.Model)
 
 
 class CustomerOwned(models.Model):
-    """A row that belongs to one customer, for ever.
+    """A row that belongs to one customer.
 
     `customer_id` is the distribution column when the tables outgrow one machine:
-    every unique key of such a table contains it, and it is never updated.
+    every unique key of such a table contains it. It is never updated, but where two
+    customers are merged: each such table has a mover, see customers/merging.py.
     """
 
     class Meta:

@@ -34,6 +34,7 @@ class Place:
 PLACES: dict[str, list[Place]] = {
     "Customers": [
         Place("Customers", "group", "customers.customer"),
+        Place("Shared contacts", "merge", "customers.sharedcontact"),
         Place("Mailing categories", "category", "customers.mailingcategory"),
         Place("Attributes", "label", "customers.attribute"),
     ],

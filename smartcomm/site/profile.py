@@ -7,8 +7,9 @@ takes the place of the ordinary change page, and the form moves to `edit/`.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
+from django.contrib.admin import action
 from django.core.exceptions import PermissionDenied
 from django.db.models import prefetch_related_objects
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -23,17 +24,29 @@ from segments.models import Segment
 from smartcomm.core.errors import UserError
 from smartcomm.core.paging import read_cursor
 from smartcomm.site import membership
+from smartcomm.site.merging import MergeMixin, former_ids, merge_url, sharing_with
 from smartcomm.site.reach import reach
 from smartcomm.site.timeline import KINDS, PERMISSIONS, Asked, by_day, timeline
 
 
-class ProfileAdmin(CustomerAdmin):
+class ProfileAdmin(MergeMixin, CustomerAdmin):
     """Customers, with the profile in the place of the change page."""
+
+    actions: ClassVar[list[str]] = ["merge_two"]
+
+    @action(description="Merge two customers", permissions=["change"])
+    def merge_two(self, request: HttpRequest, queryset: Any) -> HttpResponse | None:
+        return super().merge_two(request, queryset)
 
     def get_urls(self) -> list[Any]:
         wrap = self.admin_site.admin_view
         return [
             path("<int:pk>/edit/", wrap(self.edit), name="customers_customer_edit"),
+            path(
+                "<int:pk>/merge/",
+                wrap(self.merge_page),
+                name="customers_customer_merge",
+            ),
             path(
                 "<int:pk>/timeline/",
                 wrap(self.more),
@@ -65,6 +78,7 @@ class ProfileAdmin(CustomerAdmin):
             raise PermissionDenied
         prefetch_related_objects([customer], "consents", "devices")
         asked = Asked.read(request)
+        may_change = self.has_change_permission(request, customer)
         context = {
             **self.admin_site.each_context(request),
             "opts": self.opts,
@@ -81,8 +95,11 @@ class ProfileAdmin(CustomerAdmin):
             "kinds": KINDS,
             "names": history.names_of(customer),
             "edit_url": reverse("admin:customers_customer_edit", args=[customer.pk])
-            if self.has_change_permission(request, customer)
+            if may_change
             else "",
+            "merge_url": merge_url(customer) if may_change else "",
+            "former_ids": former_ids(customer),
+            "shares": sharing_with(customer, may_merge=may_change),
             **self._page(request, customer, asked, before=""),
             **(extra_context or {}),
         }

@@ -15,17 +15,18 @@ from django.utils import formats, timezone
 from django.utils.dateparse import parse_date
 
 from campaigns.models import Campaign, Run
-from customers.models import Channel, Customer
+from customers.models import Channel, Customer, FormerId
 from events import history
 from events.models import EventField, Kind
 from messaging.models import Message
 from smartcomm.core.paging import Page, Place, Stream, merge, newest_below
+from smartcomm.site.merging import in_words
 
 PER_PAGE = 30
 
 #: Beside history.SYSTEM_EVENTS and history.CUSTOMER_EVENTS: at the same moment the
 #: event comes first, then the run it started, then the message of the run.
-RUNS, MESSAGES = 3, 4
+RUNS, MESSAGES, MERGES = 3, 4, 5
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ KINDS = {
     "system": "System events",
     "run": "Campaign runs",
     "message": "Messages",
+    "merge": "Merges",
 }
 
 
@@ -113,7 +115,8 @@ def _day(text: str | None) -> datetime | None:
 def timeline(
     customer: Customer, asked: Asked, *, before: str, limit: int = PER_PAGE
 ) -> Page[Line]:
-    """The customer's events, system events, runs and messages, newest first."""
+    """What happened to the customer, newest first: events, system events, runs,
+    messages, and merges with other customers."""
     streams: dict[int, Stream[Any]] = {}
     within = {"since": asked.since, "until": asked.until, "text": asked.text}
     if asked.kind in ("", "event", "system"):
@@ -131,6 +134,8 @@ def timeline(
             streams[RUNS] = _runs(customer, asked)
         if asked.kind in ("", "message"):
             streams[MESSAGES] = _messages(customer, asked)
+        if asked.kind in ("", "merge"):
+            streams[MERGES] = _merges(customer, asked)
     page = merge(streams, before=before, limit=limit)
     return Page(_lines(page.items), page.next)
 
@@ -163,6 +168,13 @@ def _messages(customer: Customer, asked: Asked) -> Stream[_Found]:
             | Q(detail__icontains=asked.text)
         )
     return _stream(rows, MESSAGES, "created_at", asked)
+
+
+def _merges(customer: Customer, asked: Asked) -> Stream[_Found]:
+    rows = FormerId.objects.filter(customer=customer)
+    if asked.text:
+        rows = rows.filter(external_id__icontains=asked.text)
+    return _stream(rows, MERGES, "merged_at", asked)
 
 
 def _stream(rows: QuerySet[Any], number: int, at: str, asked: Asked) -> Stream[_Found]:
@@ -199,6 +211,8 @@ def _lines(items: Sequence[Any]) -> list[Line]:
             lines.append(_event_line(item, labels.get(item.type_id, {})))
         elif isinstance(item.row, Message):
             lines.append(_message_line(item, campaigns))
+        elif isinstance(item.row, FormerId):
+            lines.append(_merge_line(item))
         else:
             lines.append(_run_line(item))
     return lines
@@ -314,6 +328,29 @@ def _message_line(found: _Found, campaigns: dict[int, str]) -> Line:
             MESSAGE_TONES.get(Message.Status(message.status), "good"),
         ),
         text=message.detail or (message.body if message.subject else ""),
+    )
+
+
+def _merge_line(found: _Found) -> Line:
+    former: FormerId = found.row
+    told = [former.profile.get(name, "") for name in ("first_name", "last_name")]
+    name = " ".join(told)
+    facts: list[tuple[str, Any]] = [("Former ID", former.external_id)]
+    if name.strip():
+        facts.append(("Name then", name.strip()))
+    if former.profile.get("email"):
+        facts.append(("E-mail then", former.profile["email"]))
+    if former.merged_by:
+        facts.append(("By", former.merged_by))
+    return Line(
+        place=found.place,
+        kind="merge",
+        label="Merge",
+        icon="merge",
+        title=f"“{former.external_id}” became a part of this customer",
+        at=former.merged_at,
+        facts=facts,
+        text=f"With it came {in_words(former.moved)}.",
     )
 
 

@@ -364,3 +364,34 @@ def test_the_code_of_an_attribute_is_chosen_once(admin_client):
 
     attribute.refresh_from_db()
     assert (attribute.code, attribute.label) == ("tier", "Tier")
+
+
+def test_what_staff_answer_for_a_customer_is_in_the_history(admin_client, admin_user):
+    anna = make.customer("C-1")
+    answer = {"channel": "email", "category": "", "is_granted": "on", "id": ""}
+
+    admin_client.post(edit_url(anna), form([answer]))
+    consent = anna.consents.get()
+    data = form([{**answer, "id": str(consent.pk), "DELETE": "on"}])
+    admin_client.post(edit_url(anna), data | {"consents-INITIAL_FORMS": "1"})
+
+    assert not anna.consents.exists()
+    steps = anna.consent_changes.order_by("pk")
+    assert [(step.is_granted, step.origin) for step in steps] == [
+        (True, f"staff: {admin_user.username}"),
+        (None, f"staff: {admin_user.username}"),
+    ]
+
+
+def test_staff_are_told_who_else_has_a_contact(admin_client):
+    from customers.models import SharedContact
+
+    make.customer("C-1", email="a@example.com")
+    anna = make.customer("C-2")
+
+    page = admin_client.post(edit_url(anna), form(email="a@example.com"), follow=True)
+    assert "“C-1” has the same e-mail." in page.content.decode()
+    assert SharedContact.objects.get().value == "a@example.com"
+
+    admin_client.post(edit_url(anna), form(email=""))
+    assert not SharedContact.objects.exists()

@@ -219,3 +219,43 @@ def test_a_thousand_customers_are_taken_at_once_and_no_more(api):
     assert answer["created"] == 1_000
     problem(response, 413, "too_many_items")
     assert Customer.objects.count() == 1_000
+
+
+def test_an_empty_body_is_no_customer(api):
+    problem(api.call("PUT", "/customers/C-1", raw=b""), 400, "not_json")
+    problem(api.call("POST", "/customers", raw=b" "), 400, "not_json")
+    problem(api.put("/customers/C-1", []), 422, "not_an_object")
+    told = api.post("/customers", {})
+    assert (told.status_code, told.json()["results"][0]["code"]) == (422, "required")
+    assert not Customer.objects.exists()
+
+
+def test_no_customers_at_all_are_taken(api):
+    answer = api.post("/customers", {"customers": []})
+
+    assert answer.status_code == 202
+    assert answer.json() == {
+        "accepted": 0,
+        "created": 0,
+        "updated": 0,
+        "rejected": 0,
+        "results": [],
+    }
+
+
+@pytest.mark.parametrize("name", ["attributes", "consents", "devices"])
+def test_null_for_what_holds_many_is_refused_for_it_could_mean_either(api, name):
+    api.put("/customers/C-1001", CHANGE)
+
+    problem(api.put("/customers/C-1001", {name: None}), 422, "type_wrong")
+
+    assert CHANGE.items() <= api.get("/customers/C-1001").json().items()
+
+
+def test_nothing_in_what_holds_many_changes_nothing(api):
+    api.put("/customers/C-1001", CHANGE)
+    before = api.get("/customers/C-1001").json()
+
+    api.put("/customers/C-1001", {"attributes": {}, "consents": {}, "devices": []})
+
+    assert api.get("/customers/C-1001").json() == before

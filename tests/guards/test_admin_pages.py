@@ -18,7 +18,13 @@ from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 
 from campaigns.models import Broadcast, Campaign, Run
-from customers.models import Attribute, Customer, Device, MailingCategory
+from customers.models import (
+    Attribute,
+    Customer,
+    Device,
+    MailingCategory,
+    SharedContact,
+)
 from events.models import (
     ApiKey,
     Event,
@@ -104,6 +110,13 @@ def a_run() -> Run:
     )
 
 
+def a_shared_contact() -> SharedContact:
+    email = f"shared{next(numbers)}@example.com"
+    for _ in range(2):
+        make.customer(email=email)
+    return SharedContact.objects.create(kind="email", value=email)
+
+
 def a_segment() -> Segment:
     rule = {"attribute": "city", "op": "=", "value": "Riga"}
     return Segment.objects.create(name=f"segment {next(numbers)}", rule=rule)
@@ -130,6 +143,7 @@ MAKE: dict[type[Model], Callable[[], Model]] = {
     RejectedEvent: a_rejected_event,
     Run: a_run,
     Segment: a_segment,
+    SharedContact: a_shared_contact,
     Source: a_source,
     Suppression: lambda: Suppression.objects.create(
         channel="sms", address=f"+{next(numbers)}", reason="x"

@@ -36,6 +36,7 @@ CALLS = [
     ("POST", "customers", "customers:write"),
     ("GET", "customers/<external_id:external_id>", "read"),
     ("PUT", "customers/<external_id:external_id>", "customers:write"),
+    ("POST", "customers/<external_id:external_id>/merge", "customers:write"),
     ("GET", "customers/<external_id:external_id>/events", "read"),
     ("GET", "customers/<external_id:external_id>/messages", "read"),
     ("GET", "segments", "read"),
@@ -244,7 +245,14 @@ def test_every_code_that_a_refusal_can_have_is_explained():
     explained = (settings.BASE_DIR / "docs" / "api-errors.md").read_text()
     sources = [
         path
-        for name in ("api.py", "wire.py", "upsert.py", "attributes.py", "errors.py")
+        for name in (
+            "api.py",
+            "wire.py",
+            "upsert.py",
+            "merging.py",
+            "attributes.py",
+            "errors.py",
+        )
         for path in settings.BASE_DIR.glob(f"*/{name}")
     ]
     sources += settings.BASE_DIR.glob("smartcomm/core/*.py")

@@ -419,3 +419,145 @@ def test_a_customer_who_does_not_exist_leads_back_to_the_list(admin_client):
 
     assert answer.status_code == 200
     assert "doesn’t exist" in answer.content.decode()
+
+
+# merging
+
+
+def merge_page(kept: Customer, former: Customer | None = None) -> str:
+    url = reverse("admin:customers_customer_merge", args=[kept.pk])
+    return f"{url}?with={former.pk}" if former else url
+
+
+def with_rights(client, *names: str):
+    user = User.objects.create_user("mia", is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename__in=names))
+    client.force_login(user)
+    return client
+
+
+def test_two_customers_are_seen_side_by_side_and_merged(admin_client, admin_user):
+    kept = make.customer("C-1", first_name="Anna", city="Berlin")
+    former = make.customer("C-2", first_name="A.", language="de")
+    make.event(former, "Order paid")
+
+    page = admin_client.get(merge_page(kept, former)).content.decode()
+    assert "sc-goes" in page  # “A.” will not be shown any more.
+    assert "Fills the gap" in page
+    assert Customer.objects.count() == 2  # Looking changes nothing.
+    answer = admin_client.post(merge_page(kept), {"with": former.pk}, follow=True)
+
+    assert Customer.objects.get().language == "de"
+    text = answer.content.decode()
+    assert "“C-2” is a part of “C-1” now: 1 event." in text
+    assert "was also known as" in text
+    assert "“C-2” became a part of this customer" in text
+    assert kept.former_ids.get().merged_by == f"staff: {admin_user.username}"
+    changes = admin_client.get(
+        reverse("admin:customers_customer_history", args=[kept.pk])
+    )
+    assert "Merged “C-2” into it." in changes.content.decode()
+
+
+def test_the_other_one_is_found_and_the_sound_direction_offered(admin_client):
+    stub = make.customer("email:a@example.com", email="a@example.com", is_stub=True)
+    known = make.customer("C-1", first_name="Anna", email="a@example.com")
+
+    page = admin_client.get(merge_page(stub), {"q": "Anna"}).content.decode()
+    assert merge_page(known, stub) in page
+    page = admin_client.get(merge_page(stub)).content.decode()
+    assert "They share a contact" in page
+    assert merge_page(known, stub) in page
+    page = admin_client.get(merge_page(stub, known)).content.decode()
+    assert "The other way round?" in page
+    assert merge_page(known, stub) in page
+
+
+@pytest.mark.parametrize("other", ["999999", "x", "self"])
+def test_without_another_customer_one_is_asked_to_find_them(admin_client, other):
+    kept = make.customer("C-1")
+    other = str(kept.pk) if other == "self" else other
+
+    answer = admin_client.post(merge_page(kept), {"with": other})
+
+    assert "Find the other one here." in answer.content.decode()
+    assert Customer.objects.count() == 1
+
+
+def test_who_may_only_view_is_not_offered_to_merge_and_cannot(client):
+    kept, former = (make.customer(id, email="a@example.com") for id in ("C-1", "C-2"))
+    viewer = with_rights(client, "view_customer", "view_sharedcontact")
+
+    page = viewer.get(profile(kept)).content.decode()
+    assert "has the same e-mail" in page
+    assert "/merge/" not in page
+    assert viewer.get(merge_page(kept, former)).status_code == 403
+    answer = viewer.post(merge_page(kept), {"with": former.pk})
+    assert answer.status_code == 403
+    assert Customer.objects.count() == 2
+
+
+def test_two_chosen_from_the_list_are_merged_in_the_sound_direction(admin_client):
+    stub = make.customer("C-1", is_stub=True)
+    known = make.customer("C-2")
+    third = make.customer("C-3")
+    url = reverse("admin:customers_customer_changelist")
+
+    def choose(*chosen: Customer):
+        return admin_client.post(
+            url,
+            {"action": "merge_two", "_selected_action": [one.pk for one in chosen]},
+        )
+
+    assert choose(stub, known).url == merge_page(known, stub)
+    for chosen in ([stub], [stub, known, third]):
+        assert choose(*chosen).status_code == 302
+        shown = admin_client.get(url).content.decode()
+        assert "Choose two customers to merge them." in shown
+
+
+def test_shared_contacts_are_listed_with_the_stub_into_the_real_one(admin_client):
+    from customers.models import SharedContact
+
+    stub = make.customer("email:a@example.com", email="a@example.com", is_stub=True)
+    known = make.customer("C-1", first_name="Anna", email="a@example.com")
+    SharedContact.objects.create(kind="email", value="a@example.com")
+
+    url = reverse("admin:customers_sharedcontact_changelist")
+    page = admin_client.get(url).content.decode()
+
+    assert merge_page(known, stub) in page
+    assert ">Anna</a>" in page
+    assert (
+        admin_client.get(url, {"q": "A@example.com"})
+        .content.decode()
+        .count(merge_page(known, stub))
+    )
+
+
+def test_a_customer_is_found_by_a_former_id(admin_client):
+    from customers.merging import merge
+
+    make.customer("C-1")
+    make.customer("old-7")
+    merge("C-1", "old-7", by="shop", now=timezone.now())
+
+    page = admin_client.get("/admin/customers/customer/", {"q": "old-7"})
+
+    assert ">C-1<" in page.content.decode()
+
+
+def test_a_former_id_is_not_given_to_a_new_customer(admin_client):
+    from customers.merging import merge
+
+    make.customer("C-1")
+    make.customer("C-2")
+    merge("C-1", "C-2", by="shop", now=timezone.now())
+    data = {"external_id": "C-2"}
+    for prefix in ("consents", "devices"):
+        data |= {f"{prefix}-TOTAL_FORMS": "0", f"{prefix}-INITIAL_FORMS": "0"}
+
+    page = admin_client.post("/admin/customers/customer/add/", data)
+
+    assert "This is a former ID of “C-1”." in page.content.decode()
+    assert Customer.objects.count() == 1
