@@ -157,6 +157,19 @@ def test_what_is_held_too_long_is_not_used():
     assert left < 10_000
 
 
+def test_what_is_held_is_not_filled_in_and_given_out_a_second_time():
+    holder, other = Process(), Process()
+    let_through(holder, 9, limit=1_000, now=NOON)
+    assert holder.held["a"].tokens == 7
+
+    # Almost too long: the bucket has been filled in as much as was taken from it.
+    later = NOON + HELD_SECONDS - 0.005
+    through = let_through(other, 1_100, limit=1_000, now=later)
+    through += let_through(holder, 7, limit=1_000, now=later)
+
+    assert 900 <= through <= 1_000
+
+
 def test_held_requests_cost_a_burst_a_tenth_of_the_limit_at_most():
     busy, idle = Process(), Process()
     # The one holds as many as it can, and then is asked no more.
