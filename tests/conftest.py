@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from psycopg.sql import SQL, Identifier
 from pytest_django.live_server_helper import LiveServer
 
+from events import schema
 from smartcomm.embedded import Services, data_directory, database_url
 from smartcomm.embedded.keeper import lock_path
 from smartcomm.embedded.locks import FileLock
@@ -62,6 +63,12 @@ def drop_outdated_databases() -> None:
         for (name,) in server.execute("SELECT datname FROM pg_database").fetchall():
             if name.startswith("test_smartcomm_") and name != current:
                 server.execute(SQL("DROP DATABASE {}").format(Identifier(name)))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_known_of_event_types() -> None:
+    """What a process knows of event types is committed; a test's types are gone."""
+    schema.forget_known()
 
 
 @pytest.fixture(scope="session")
