@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import amqp
 import psycopg
@@ -75,7 +76,7 @@ def broker() -> Iterator[str]:
 
 def fill(url: str, name: str, *, events: int, each: int) -> None:
     with Connection(url) as line:
-        channel = line.default_channel
+        channel: Any = line.default_channel
         channel.queue_declare(QUEUE, durable=True, auto_delete=False)
         for start in range(0, events, each):
             items = [event(name, n) for n in range(start, start + each)]

@@ -207,6 +207,12 @@ def dismiss_gone(gone: EventField) -> None:
     EventField.objects.filter(pk=gone.pk).update(gone_reviewed_on=gone.last_seen_on)
 
 
+def restore(event_type: EventType) -> None:
+    """Show again what was dismissed of a type."""
+    event_type.drifts.update(reviewed_at=None)
+    event_type.fields.update(gone_reviewed_on=None)
+
+
 def changes(event_type: EventType | None, declaration: Declaration) -> list[Change]:
     """What a declaration would do to the fields of a type, field by field.
 

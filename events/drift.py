@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime, timedelta
+from typing import Any
 
 from django.db.models import (
     Count,
@@ -105,7 +106,7 @@ def is_gone(field: EventField, event_type: EventType) -> bool:
     )
 
 
-def with_changes(types: QuerySet[EventType]) -> QuerySet[EventType]:
+def with_changes(types: QuerySet[EventType]) -> QuerySet[Any]:
     """The types, each with `changes`: how many there are to look at."""
     unseen = Coalesce(
         Subquery(

@@ -388,8 +388,10 @@ class _Reader:
         return kind
 
     def choice(self, word: str, known: list[str]) -> str:
-        value = self.root.get(word, "")
-        if value and value not in known:
+        value = self.root.get(word)
+        if value is None and word not in self.root:
+            return ""
+        if value not in known:
             self.refuse(word, f"It is one of {', '.join(known)}.")
             return ""
         return str(value)

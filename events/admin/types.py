@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from datetime import date
 from typing import Any, ClassVar
 
 from django import forms
@@ -43,6 +45,7 @@ from smartcomm.core.look import (
     quiet,
 )
 from smartcomm.core.strict_json import decode
+from smartcomm.core.templatetags.look import moment
 
 
 class EventFieldForm(forms.ModelForm):
@@ -118,10 +121,7 @@ class EventFieldInline(TabularInline):
     def last_seen(self, field: EventField) -> str:
         if field.last_seen_on is None:
             return quiet("not yet")
-        day = format_html(
-            '<span class="sc-nowrap sc-num">{}</span>',
-            f"{field.last_seen_on:%-d %b %Y}",
-        )
+        day = _day(field.last_seen_on)
         if self.event_type is not None and drift.is_gone(field, self.event_type):
             return SafeString(f"{day} {badge('gone', 'warn')}")
         return day
@@ -133,6 +133,10 @@ class EventFieldInline(TabularInline):
             return quiet("–")
         text = " · ".join(in_short(value) for value in values)
         return format_html('<span class="sc-wrap">{}</span>', text)
+
+
+def _day(day: date) -> SafeString:
+    return format_html('<span class="sc-nowrap sc-num">{}</span>', moment(day))
 
 
 #: So many events of a journal's end are looked through for a type's recent ones.
@@ -413,10 +417,7 @@ class EventTypeAdmin(ModelAdmin):
     def last_seen(self, event_type: EventType) -> str:
         if event_type.last_seen_on is None:
             return quiet("not yet")
-        return format_html(
-            '<span class="sc-nowrap sc-num">{}</span>',
-            f"{event_type.last_seen_on:%-d %b %Y}",
-        )
+        return _day(event_type.last_seen_on)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         # Events, rules and campaigns know the type by its name, and hold to its kind.
@@ -513,17 +514,17 @@ class EventTypeAdmin(ModelAdmin):
         return super().changeform_view(request, object_id, form_url, extra)
 
     def changes(self, request: HttpRequest, type_id: int) -> HttpResponse:
-        """Accept a change, dismiss it, or dismiss all that were shown."""
+        """Accept a change, dismiss one or several, or show the dismissed again."""
         event_type = get_object_or_404(EventType, pk=type_id)
         if not self.has_change_permission(request, event_type):
             raise PermissionDenied
         if request.method != "POST":
             return HttpResponse(status=405)
-        done = []
-        keys = request.POST.getlist("key")
-        for key in keys if request.POST.get("do") == "dismiss" else keys[:1]:
+        done: list[str] = []
+        do, keys = request.POST.get("do", ""), request.POST.getlist("key")
+        for key in keys if do == "dismiss" else keys[:1]:
             try:
-                done += self._settle(event_type, key, request.POST.get("do", ""))
+                done += self._settle(event_type, key, do)
             except UserError as error:
                 self.message_user(request, error.message, messages.ERROR)
         if done:
@@ -535,8 +536,11 @@ class EventTypeAdmin(ModelAdmin):
 
     def _settle(self, event_type: EventType, key: str, do: str) -> list[str]:
         """What was done to one change; nothing if somebody was quicker."""
+        if do == "restore":
+            declare.restore(event_type)
+            return ["All changes are shown again."]
         kind, _, number = key.partition("-")
-        if not (number.isascii() and number.isdigit() and len(number) < 19):
+        if do not in ("accept", "dismiss") or not re.fullmatch("[0-9]{1,18}", number):
             return []
         if kind == "field":
             field = event_type.fields.filter(pk=int(number)).first()

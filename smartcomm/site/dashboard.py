@@ -14,6 +14,7 @@ from django.utils import timezone
 from django.utils.formats import date_format
 
 from campaigns.models import Broadcast, Campaign
+from events import drift
 from events.keys import ending_keys, in_words
 from events.models import ApiKey, Event, EventType, RejectedEvent, Source
 from segments.models import Segment
@@ -230,6 +231,17 @@ def notices(request: HttpRequest) -> list[Notice]:
                     f"{new:,} new event type{_s(new)}",
                     "Seen for the first time and not reviewed yet.",
                     _list("events.eventtype", "?is_reviewed__exact=0"),
+                )
+            )
+        changed = drift.with_changes(EventType.objects.all()).filter(changes__gt=0)
+        if n := changed.count():
+            found.append(
+                Notice(
+                    "difference",
+                    "warn",
+                    f"{n:,} event type{_s(n)} changed",
+                    "Events came with other fields or values than are declared.",
+                    _list("events.eventtype", "?changes=yes"),
                 )
             )
     return found

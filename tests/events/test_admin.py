@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
+from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
@@ -17,7 +18,15 @@ from django.utils import timezone
 from events.admin.types import recent_values
 from events.ingest import record_events
 from events.keys import KeyRefused, check_key, create_key, hash_of
-from events.models import ApiKey, Event, EventField, EventType, RejectedEvent, Source
+from events.models import (
+    ApiKey,
+    Drift,
+    Event,
+    EventField,
+    EventType,
+    RejectedEvent,
+    Source,
+)
 from tests import make
 
 pytestmark = pytest.mark.django_db
@@ -258,6 +267,224 @@ def test_a_type_with_events_is_not_deleted(admin_client):
     url = reverse("admin:events_eventtype_delete", args=[EventType.objects.get().pk])
 
     assert admin_client.post(url, {"post": "yes"}).status_code == 403
+
+
+def a_type_with_drift() -> EventType:
+    """Enforced; `amount` came as text, `coupon` is not declared, `shop` is gone."""
+    order = make.event_type("Order paid", mode="enforced", is_reviewed=True)
+    now = timezone.now()
+    for code, value_type in [("amount", "number"), ("shop", "string")]:
+        EventField.objects.create(
+            type=order,
+            code=code,
+            value_type=value_type,
+            last_seen_on=now.date() - timedelta(days=30 if code == "shop" else 0),
+        )
+    EventType.objects.filter(pk=order.pk).update(last_seen_on=now.date())
+    for code, what in [("amount", "type_changed"), ("coupon", "new_field")]:
+        Drift.objects.create(
+            type=order,
+            code=code,
+            what=what,
+            found_type="string",
+            source=make.source("till"),
+            event_id="order-77",
+            first_seen_at=now,
+            last_seen_at=now,
+        )
+    return order
+
+
+def page_of(event_type: EventType) -> str:
+    return reverse("admin:events_eventtype_change", args=[event_type.pk])
+
+
+def settle(client, event_type: EventType, do: str, *keys: str) -> str:
+    url = reverse("admin:events_eventtype_changes", args=[event_type.pk])
+    answer = client.post(url, {"do": do, "key": keys}, follow=True)
+    assert answer.status_code == 200
+    return answer.content.decode()
+
+
+def test_changes_are_counted_in_the_list_and_shown_on_the_page_of_the_type(
+    admin_client,
+):
+    order = a_type_with_drift()
+    make.event_type("Call received")
+    url = reverse("admin:events_eventtype_changelist")
+
+    page = admin_client.get(page_of(order)).content.decode()
+
+    assert "3 changes" in admin_client.get(url).content.decode()
+    assert rows(admin_client.get(url, {"changes": "yes"})) == 1
+    assert rows(admin_client.get(url, {"changes": "no"})) == 1
+    assert "3 changes to look at" in page
+    assert "Declared as number, and it comes as text." in page
+    assert "Such events are rejected and kept." in page
+    assert "order-77" in page
+    assert "from till" in page
+    assert "no longer seen" in page
+
+
+def test_a_change_is_accepted_or_dismissed_and_shown_again(admin_client):
+    order = a_type_with_drift()
+    amount, coupon = order.drifts.get(code="amount"), order.drifts.get(code="coupon")
+    shop = order.fields.get(code="shop")
+
+    settle(admin_client, order, "accept", f"drift-{coupon.pk}")
+    assert order.fields.get(code="coupon").value_type == "string"
+    settle(admin_client, order, "dismiss", f"drift-{amount.pk}", f"field-{shop.pk}")
+    page = settle(admin_client, order, "accept", f"drift-{coupon.pk}", "nonsense")
+
+    assert "to look at" not in page
+    assert order.fields.get(code="amount").value_type == "number"
+    assert LogEntry.objects.count() == 2
+    assert "2 changes to look at" in settle(admin_client, order, "restore", "all")
+    settle(admin_client, order, "accept", f"field-{shop.pk}")
+    assert not order.fields.filter(code="shop").exists()
+
+
+def test_who_may_only_view_settles_no_change_and_imports_nothing(client):
+    order = a_type_with_drift()
+    user = User.objects.create_user("vera", is_staff=True)
+    user.user_permissions.add(Permission.objects.get(codename="view_eventtype"))
+    client.force_login(user)
+    url = reverse("admin:events_eventtype_changes", args=[order.pk])
+
+    assert client.post(url, {"do": "accept", "key": "drift-1"}).status_code == 403
+    for page, arguments in [("import_schema", [order.pk]), ("import_new", [])]:
+        url = reverse(f"admin:events_eventtype_{page}", args=arguments)
+        assert client.post(url, {"text": "{}", "do": "import"}).status_code == 403
+    page = client.get(page_of(order)).content.decode()
+    assert "3 changes to look at" in page
+    assert "It is fine</button>" not in page
+    url = reverse("admin:events_eventtype_export_schema", args=[order.pk])
+    assert client.get(url).status_code == 200
+    assert (order.drifts.count(), order.fields.count()) == (2, 2)
+
+
+def test_the_page_says_what_each_mode_would_do_to_the_last_events(admin_client):
+    anna = make.customer("anna")
+    for number in range(4):
+        make.event(anna, "Order paid", amount=number if number else "none")
+    order = EventType.objects.get()
+    order.fields.update(value_type="number")
+
+    page = admin_client.get(page_of(order)).content.decode()
+
+    assert "Of the last 4 events 1 differ (25.0%): “amount” came as text (1)." in page
+
+
+def field_form(order: EventType, **new: str) -> dict[str, str]:
+    """The form of a type with its fields as they are, and one more."""
+    fields = list(order.fields.all())
+    data = {
+        "description": "",
+        "mode": order.mode,
+        "is_reviewed": "on",
+        "fields-TOTAL_FORMS": str(len(fields) + 1),
+        "fields-INITIAL_FORMS": str(len(fields)),
+    }
+    for at, field in enumerate(fields):
+        data |= {
+            f"fields-{at}-id": str(field.pk),
+            f"fields-{at}-type": str(order.pk),
+            f"fields-{at}-label": field.label,
+            f"fields-{at}-value_type": field.value_type,
+        }
+    return data | {f"fields-{len(fields)}-{name}": value for name, value in new.items()}
+
+
+def test_a_field_is_declared_by_hand_and_settles_its_change(admin_client):
+    order = a_type_with_drift()
+    EventType.objects.filter(pk=order.pk).update(is_awaited=True)
+
+    data = field_form(order, code="coupon", value_type="string", is_required="on")
+    admin_client.post(page_of(order), data)
+
+    field = order.fields.get(code="coupon")
+    assert (field.value_type, field.is_required) == ("string", True)
+    assert not order.drifts.filter(code="coupon").exists()
+    assert order.drifts.filter(code="amount").exists()
+    order.refresh_from_db()
+    # What campaigns and events write to the row is left alone.
+    assert order.is_awaited
+    assert order.last_seen_on is not None
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        ("price-eur", "is no field code"),
+        ("amount.cents", "Declare “amount” as an object first"),
+        ("a.b.c.d", "is too deep"),
+    ],
+)
+def test_a_field_that_no_event_can_carry_is_not_declared(admin_client, code, sentence):
+    order = a_type_with_drift()
+
+    page = admin_client.post(
+        page_of(order), field_form(order, code=code, value_type="string")
+    ).content.decode()
+
+    assert sentence in page
+    assert order.fields.count() == 2
+
+
+def test_a_schema_is_exported_shown_and_imported(admin_client):
+    order = a_type_with_drift()
+    export = reverse("admin:events_eventtype_export_schema", args=[order.pk])
+    answer = admin_client.get(export)
+    data = json.loads(answer.content)
+    assert 'filename="order-paid.schema.json"' in answer["Content-Disposition"]
+    data["properties"]["coupon"] = {"type": ["string", "null"], "maxLength": 9}
+    del data["properties"]["shop"]
+    url = reverse("admin:events_eventtype_import_schema", args=[order.pk])
+
+    shown = admin_client.post(url, {"do": "look", "text": json.dumps(data)})
+    page = shown.content.decode()
+    assert "new: text" in page
+    assert "no longer declared" in page
+    assert "a longer text is let through" in page
+    assert order.fields.filter(code="shop").exists()
+
+    admin_client.post(url, {"do": "import", "text": json.dumps(data)})
+    assert set(order.fields.values_list("code", flat=True)) == {"amount", "coupon"}
+    assert LogEntry.objects.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "Choose a file, or paste a schema."),
+        ("{", "This is not JSON"),
+        ("[]", "A JSON Schema is an object."),
+        ('{"properties": {"a-b": {"type": "string"}}}', "properties.a-b"),
+        ('{"title": "Order paid"}', "There is an event type “Order paid” already."),
+        ("{}", "is a text of 1 to 128 characters"),
+    ],
+)
+def test_a_schema_that_is_refused_makes_no_type(admin_client, text, sentence):
+    make.event_type("Order paid")
+    url = reverse("admin:events_eventtype_import_new")
+
+    answer = admin_client.post(url, {"do": "import", "text": text})
+
+    assert answer.status_code == 200
+    assert sentence in answer.content.decode()
+    assert EventType.objects.count() == 1
+
+
+def test_a_type_is_declared_by_a_file(admin_client):
+    data = {"title": "Order paid", "properties": {"amount": {"type": "number"}}}
+    file = SimpleUploadedFile("order.json", json.dumps(data).encode())
+
+    admin_client.post(
+        reverse("admin:events_eventtype_import_new"), {"do": "import", "file": file}
+    )
+
+    assert EventType.objects.get().name == "Order paid"
+    assert EventField.objects.get().code == "amount"
 
 
 # sources and keys

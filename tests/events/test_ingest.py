@@ -10,7 +10,6 @@ from django.db import DatabaseError, connection, transaction
 from django.test.utils import CaptureQueriesContext
 
 from customers.models import Customer
-from events import schema
 from events.ingest import record_events
 from events.models import (
     Event,
@@ -29,11 +28,6 @@ from tests import make
 pytestmark = pytest.mark.django_db
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
-
-
-@pytest.fixture(autouse=True)
-def _nothing_known():
-    schema.forget_known()
 
 
 def record(*items, kind=Kind.CUSTOMER, **how):
