@@ -88,11 +88,15 @@ class Rows:
         self.blank = 0
         self._back: deque[bytes] = deque()
         self._stream = _Stream(path, shape)
-        if shape.format == "csv":
-            self._read_header()
-        if offset > self.offset:
-            self._stream.enter(offset, now_at=self.offset)
-            self.offset, self.line = offset, line
+        try:
+            if shape.format == "csv":
+                self._read_header()
+            if offset > self.offset:
+                self._stream.enter(offset, now_at=self.offset)
+                self.offset, self.line = offset, line
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         self._stream.close()
@@ -196,7 +200,7 @@ class Rows:
                     f"There are {len(fields)} fields here, and {width} columns in the "
                     "first line. Is a delimiter missing, or a quote?",
                 )
-            yield Row(number, b"".join(lines), fields, error)
+            yield Row(number, b"".join(lines), fields or None, error)
 
     def _records(self) -> Iterator[tuple[list[str], list[bytes], Refusal | None]]:
         """Fields of each row, the lines it took, and what is wrong with its form.
@@ -434,10 +438,12 @@ def look_at(
                 "around them and commas between them (NDJSON)."
             )
         format = "ndjson" if first == "{" else "csv"
+    if format == "csv" and not delimiter:
+        delimiter = _delimiter_of(text, is_cut=len(head) == CHUNK)
     return Shape(
         format="ndjson" if format == "ndjson" else "csv",
         encoding=encoding,
-        delimiter=delimiter or (_delimiter_of(text) if format == "csv" else ","),
+        delimiter=delimiter or ",",
         is_gzip=is_gzip,
     )
 
@@ -447,18 +453,18 @@ def _encoding_of(head: bytes) -> str:
         raise Unreadable("The file is in UTF-32. Save it as UTF-8.")
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
-    if b"\0" in head[:64]:
+    if head[:200].count(0) * 5 > len(head[:200]):
         raise Unreadable(
             "This is no text, or UTF-16 without its mark. Save the file as UTF-8."
         )
     return "utf-8"
 
 
-def _delimiter_of(text: str) -> str:
+def _delimiter_of(text: str, *, is_cut: bool) -> str:
     """The one that cuts most of the first lines into as many fields as the header."""
-    lines = text.splitlines(keepends=True)[:30]
+    lines = text.splitlines(keepends=True)
     # The last one may be cut off.
-    lines = lines[:-1] if len(lines) > 1 else lines
+    lines = lines[: len(lines) - 1 or 1][:30] if is_cut else lines[:30]
 
     def fitness(delimiter: str) -> tuple[int, int]:
         try:

@@ -306,9 +306,8 @@ class Recorder:
         for (row, _), result in zip(sent, recorded.results, strict=True):
             if result.status == REJECTED:
                 place = self.plan.column_of(result.field)
-                outcome.refused.append(
-                    (row, result.code, place, result.message, result.id)
-                )
+                id = result.id or self.mapper.derived_id(row)
+                outcome.refused.append((row, result.code, place, result.message, id))
             elif self.mapper.is_correction(row):
                 in_now.append(result.id)
         if in_now:
