@@ -41,6 +41,7 @@ PLACES: dict[str, list[Place]] = {
         Place("System events", "cell_tower", "events.systemevent"),
         Place("Rejected events", "report", "events.rejectedevent"),
         Place("Event types", "schema", "events.eventtype"),
+        Place("Imports", "upload_file", "events.import"),
     ],
     "Segments": [
         Place("Segments", "donut_small", "segments.segment"),

@@ -19,10 +19,13 @@ from django.utils import timezone
 
 from campaigns.models import Broadcast, Campaign, Run
 from customers.models import Attribute, Customer, Device, MailingCategory
+from events.importing.plan import Column, Plan
+from events.importing.reading import Shape
 from events.models import (
     ApiKey,
     Event,
     EventType,
+    Import,
     RejectedEvent,
     Scope,
     Source,
@@ -52,6 +55,24 @@ def an_event_type() -> EventType:
 def a_rejected_event() -> RejectedEvent:
     return RejectedEvent.objects.create(
         source=make.source(), kind="customer", payload='{"name": "x"}', code="x"
+    )
+
+
+def an_import() -> Import:
+    number = next(numbers)
+    plan = Plan(Import.Kind.EVENTS, Shape("csv"), (Column("event", "name"),))
+    return Import.objects.create(
+        kind=Import.Kind.EVENTS,
+        source=make.source(),
+        name=f"orders {number}.csv",
+        path=f"/nowhere/{number}",
+        size=1000,
+        plan=plan.to_json(),
+        status=Import.Status.RUNNING,
+        rows=3,
+        imported=1,
+        duplicates=1,
+        rejected=1,
     )
 
 
@@ -118,6 +139,7 @@ MAKE: dict[type[Model], Callable[[], Model]] = {
     Customer: a_customer,
     Event: lambda: make.event(a_customer(), f"Event {next(numbers)}", price=5),
     EventType: an_event_type,
+    Import: an_import,
     Group: lambda: Group.objects.create(name=f"group {next(numbers)}"),
     MailingCategory: lambda: MailingCategory.objects.create(
         code=f"code{next(numbers)}", name="News"
