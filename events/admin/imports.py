@@ -484,9 +484,9 @@ class ImportAdmin(BigListMixin, ModelAdmin):
         """The first rows, read as the form says at this moment. Keeps nothing."""
         if not self.has_add_permission(request):
             raise PermissionDenied
-        one = get_object_or_404(
-            Import.objects.select_related("source"), pk=pk, status=Status.UPLOADED
-        )
+        one = get_object_or_404(Import.objects.select_related("source"), pk=pk)
+        if one.status != Status.UPLOADED:
+            return HttpResponse(status=204)  # It has been started meanwhile.
         try:
             tried = TriedPlan.told(one, request.POST)
             tried.try_out()
