@@ -131,8 +131,12 @@ def guess_targets(kind: Kind, shape: Shape, header: Iterable[str]) -> dict[str, 
                     return
 
     fields = dict(fields_of(kind))
+    if "name" in fields:
+        # Beside a column of events, “name” is that of a product or a person.
+        give("name", ALSO["name"])
     for field in fields:
-        give(field, [field])
+        if field not in targets.values():
+            give(field, [field])
     taken = set(targets.values())
     for field in fields:
         if field in taken:

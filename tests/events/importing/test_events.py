@@ -195,6 +195,15 @@ def test_columns_go_where_they_are_told_to_and_constants_fill_what_is_missing(tm
     }
 
 
+def test_beside_an_event_a_name_is_something_else(tmp_path):
+    path = csv_file(tmp_path / "f.csv", "name,event,customer", "Bag,Viewed,C-1")
+
+    import_events(path)
+
+    assert Event.objects.get().type.name == "Viewed"
+    assert Event.objects.get().context == {"name": "Bag"}
+
+
 def test_a_customer_may_be_told_by_email(tmp_path):
     make.customer("C-7", email="anna@example.com")
     path = csv_file(tmp_path / "f.csv", "event,E-Mail", "Viewed,anna@example.com")
