@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from events.wire import Refusal
-from smartcomm.core.bodies import NotJson, decode_with_halves
-from smartcomm.core.errors import Invalid
+from smartcomm.core.errors import Invalid, UserError
+from smartcomm.core.strict_json import NotJson, Unfit, decode, decode_item
 
 #: A row may have so many bytes; a longer one is refused, and passed over in pieces.
 MAX_ROW_BYTES = 1024 * 1024
@@ -255,14 +255,20 @@ class Rows:
 def read_json_line(number: int, line: bytes) -> Row:
     """One line of NDJSON, decoded; or why it cannot be."""
     try:
-        return Row(number, line, decode_with_halves(line))
+        return Row(number, line, decode(line))
+    except UserError:
+        pass  # Perhaps half an emoji, or a key twice: that is looked at closely.
+    try:
+        value = decode_item(line.decode())
+    except UnicodeDecodeError:
+        return Row(number, line, refusal=not_utf8())
     except NotJson as problem:
-        try:
-            line.decode()
-        except UnicodeDecodeError:
-            return Row(number, line, refusal=not_utf8())
-        message = problem.message.replace("The body", "This line")
+        message = problem.message.replace("It is", "This line is")
         return Row(number, line, refusal=Refusal("not_json", message))
+    if isinstance(value, Unfit):
+        refusal = Refusal(value.code, value.message, field=value.field)
+        return Row(number, line, refusal=refusal)
+    return Row(number, line, value)
 
 
 def not_utf8() -> Refusal:
