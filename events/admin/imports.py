@@ -327,14 +327,10 @@ class ImportAdmin(BigListMixin, ModelAdmin):
         return bool(super().has_delete_permission(request, obj))
 
     def delete_model(self, request: HttpRequest, obj: Import) -> None:
-        super().delete_model(request, obj)
-        desk.forget_files([obj])
+        desk.delete([obj])
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Import]) -> None:
-        ended = queryset.exclude(status__in=[Status.QUEUED, Status.RUNNING])
-        rows = list(ended)
-        super().delete_queryset(request, ended)
-        desk.forget_files(rows)
+        desk.delete(queryset)
 
     def get_urls(self) -> list[Any]:
         def place(address: str, view: Callable[..., Any], name: str) -> Any:

@@ -226,12 +226,22 @@ def cancel(one: Import) -> None:
         row.save()
 
 
-def forget_files(imports: Iterable[Import]) -> None:
-    """Delete what is kept of these imports: what was uploaded, and refused rows."""
+def delete(imports: Iterable[Import]) -> None:
+    """Delete imports with what is kept of them: uploads, and files of refused rows.
+
+    What they brought stays. One that is on its way is left alone.
+    """
     for one in imports:
-        errors_path(one).unlink(missing_ok=True)
-        if one.is_upload:
-            Path(one.path).unlink(missing_ok=True)
+        with transaction.atomic():
+            row = Import.objects.select_for_update().filter(pk=one.pk).first()
+            if row is None or row.is_going:
+                continue
+            files = [errors_path(row)]
+            if row.is_upload:
+                files.append(Path(row.path))
+            row.delete()
+        for file in files:
+            file.unlink(missing_ok=True)
 
 
 def _queue(row: Import) -> None:
