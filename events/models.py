@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, ClassVar
 
+from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.contrib.postgres.indexes import GinIndex
 from django.core.exceptions import ValidationError
@@ -535,3 +536,114 @@ class IdempotentRequest(models.Model):
 
     def __str__(self) -> str:
         return self.key
+
+
+class Import(models.Model):
+    """A file of customers or events on its way in. The row is the queue.
+
+    Place and numbers are written in the transaction of each batch, with what the
+    batch brought: whatever is killed, they tell exactly what is in the database.
+    """
+
+    class Kind(models.TextChoices):
+        EVENTS = "events", "Events of customers"
+        SYSTEM_EVENTS = "system_events", "System events"
+        CUSTOMERS = "customers", "Customers"
+
+    class Status(models.TextChoices):
+        UPLOADED = "uploaded", "Uploaded"
+        QUEUED = "queued", "Queued"
+        RUNNING = "running", "Running"
+        FINISHED = "finished", "Finished"
+        FAILED = "failed", "Failed"
+        CANCELLED = "cancelled", "Cancelled"
+
+    kind = models.CharField("what is in it", max_length=16, choices=Kind)
+    source = models.ForeignKey(Source, models.PROTECT, related_name="+")
+    name = models.CharField("file", max_length=255)
+    path = models.CharField(max_length=1024, editable=False)
+    #: Kept by us, and worked on by workers. Otherwise it is where a command found it.
+    is_upload = models.BooleanField(default=False, editable=False)
+    size = models.BigIntegerField(editable=False)
+    #: SHA-256 of the content, unpacked: the same file is known again, zipped or not.
+    digest = models.CharField(max_length=64, blank=True, editable=False)
+    plan = models.JSONField(
+        default=dict,
+        editable=False,
+        help_text="How it is read: see events.importing.plan.",
+    )
+    corrects = models.ForeignKey(
+        "self",
+        models.SET_NULL,
+        null=True,
+        blank=True,
+        editable=False,
+        related_name="corrections",
+        help_text="The import whose refused rows this one brings again.",
+    )
+    status = models.CharField(max_length=16, choices=Status, default=Status.UPLOADED)
+    error = models.TextField(blank=True, editable=False)
+
+    # How far it got: where the next row begins, in the unpacked file.
+    offset = models.BigIntegerField(default=0, editable=False)
+    line = models.BigIntegerField(default=0, editable=False)
+    #: How much of the file as it lies on the disk has been read, for a bar.
+    read_bytes = models.BigIntegerField(default=0, editable=False)
+    #: How much of the file of refused rows counts; what is behind was never committed.
+    errors_bytes = models.BigIntegerField(default=0, editable=False)
+    rows = models.BigIntegerField(default=0, editable=False)
+    imported = models.BigIntegerField(default=0, editable=False)
+    duplicates = models.BigIntegerField(default=0, editable=False)
+    rejected = models.BigIntegerField(default=0, editable=False)
+    blank = models.BigIntegerField("blank lines", default=0, editable=False)
+
+    claim = models.UUIDField(null=True, editable=False)
+    claimed_by = models.CharField(max_length=255, blank=True, editable=False)
+    claimed_until = models.DateTimeField(null=True, editable=False)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        models.SET_NULL,
+        null=True,
+        editable=False,
+        related_name="+",
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+    started_at = models.DateTimeField(null=True, editable=False)
+    ended_at = models.DateTimeField(null=True, editable=False)
+
+    class Meta:
+        constraints: ClassVar = [
+            # The three numbers always tell of every row that was read.
+            models.CheckConstraint(
+                condition=models.Q(
+                    rows=models.F("imported")
+                    + models.F("duplicates")
+                    + models.F("rejected")
+                ),
+                name="import_adds_up",
+            )
+        ]
+        indexes: ClassVar = [
+            # For workers that look for the next one.
+            models.Index(
+                fields=["id"],
+                name="import_queue",
+                condition=models.Q(status__in=["queued", "running"]),
+            ),
+            # For a command that finds its file again.
+            models.Index(fields=["digest"], name="import_file"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def is_going(self) -> bool:
+        return self.status in (self.Status.QUEUED, self.Status.RUNNING)
+
+    @property
+    def percent(self) -> int:
+        """How much of the file has been read; 100 only when all of it has."""
+        if self.status == self.Status.FINISHED:
+            return 100
+        return min(99, self.read_bytes * 100 // self.size) if self.size else 0

@@ -162,6 +162,8 @@ STORAGES = {
 
 DATA_UPLOAD_MAX_MEMORY_SIZE = 5 * 1024 * 1024
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 20_000
+# A file to import, uploaded in the admin: it goes to the disk of the data directory.
+IMPORT_MAX_MIB = env.int("IMPORT_MAX_MIB", default=2_048)
 
 # E-mail. Without EMAIL_URL messages go to the local outbox, which the admin shows.
 EMAIL_URL = env.str("EMAIL_URL", default="")
@@ -195,6 +197,7 @@ CELERY_TASK_ROUTES = {
     "messaging.tasks.*": {"queue": "messages"},
     "segments.tasks.*": {"queue": "segments"},
     "events.tasks.*": {"queue": "campaigns"},
+    "events.tasks.run_imports": {"queue": "imports"},
 }
 CELERY_TASK_DEFAULT_QUEUE = "campaigns"
 TICK_SECONDS = 5
@@ -209,6 +212,7 @@ CELERY_BEAT_SCHEDULE = {
         ("segments", "segments.tasks.refresh_stale", 300),
         ("old keys", "events.tasks.forget_old_keys", 3600),
         ("replays", "events.tasks.advance_replays", TICK_SECONDS),
+        ("imports", "events.tasks.run_imports", 2 * TICK_SECONDS),
     ]
 }
 

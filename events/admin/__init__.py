@@ -1,5 +1,5 @@
-"""The back office of events: journals, rejected events, types, sources and keys."""
+"""The back office of events: journals, rejected events, imports, types and sources."""
 
-from events.admin import journals, mappings, rejected, sources, types
+from events.admin import imports, journals, mappings, rejected, sources, types
 
-__all__ = ["journals", "mappings", "rejected", "sources", "types"]
+__all__ = ["imports", "journals", "mappings", "rejected", "sources", "types"]

@@ -44,6 +44,7 @@ PLACES: dict[str, list[Place]] = {
         Place("Rejected events", "report", "events.rejectedevent", "groups"),
         Place("Event types", "schema", "events.eventtype"),
         Place("Field mappings", "sync_alt", "events.fieldmapping"),
+        Place("Imports", "upload_file", "events.import"),
     ],
     "Segments": [
         Place("Segments", "donut_small", "segments.segment"),

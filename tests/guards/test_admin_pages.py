@@ -25,11 +25,14 @@ from customers.models import (
     MailingCategory,
     SharedContact,
 )
+from events.importing.plan import Column, Plan
+from events.importing.reading import Shape
 from events.models import (
     ApiKey,
     Event,
     EventType,
     FieldMapping,
+    Import,
     RejectedEvent,
     Scope,
     Source,
@@ -59,6 +62,24 @@ def an_event_type() -> EventType:
 def a_rejected_event() -> RejectedEvent:
     return RejectedEvent.objects.create(
         source=make.source(), kind="customer", payload='{"name": "x"}', code="x"
+    )
+
+
+def an_import() -> Import:
+    number = next(numbers)
+    plan = Plan(Import.Kind.EVENTS, Shape("csv"), (Column("event", "name"),))
+    return Import.objects.create(
+        kind=Import.Kind.EVENTS,
+        source=make.source(),
+        name=f"orders {number}.csv",
+        path=f"/nowhere/{number}",
+        size=1000,
+        plan=plan.to_json(),
+        status=Import.Status.RUNNING,
+        rows=3,
+        imported=1,
+        duplicates=1,
+        rejected=1,
     )
 
 
@@ -135,6 +156,7 @@ MAKE: dict[type[Model], Callable[[], Model]] = {
     FieldMapping: lambda: FieldMapping.objects.create(
         sent=f"price-{next(numbers)}", code="price"
     ),
+    Import: an_import,
     Group: lambda: Group.objects.create(name=f"group {next(numbers)}"),
     MailingCategory: lambda: MailingCategory.objects.create(
         code=f"code{next(numbers)}", name="News"
