@@ -21,7 +21,7 @@ from events.consuming import (
 from events.envelope import Envelope
 from events.ingest import record_events
 from events.models import Event, Format, Kind, RejectedEvent, SystemEvent
-from events.rejects import replay
+from events.replays import replay
 from smartcomm.core.errors import Conflict, Invalid
 from tests import make
 
