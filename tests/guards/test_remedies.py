@@ -12,7 +12,7 @@ from events.remedies import REMEDIES
 
 def codes() -> set[str]:
     found = set()
-    for path in settings.BASE_DIR.glob("events/*.py"):
+    for path in settings.BASE_DIR.glob("events/**/*.py"):
         found |= set(re.findall(r'Refusal\(\s*"([a-z_]+)"', path.read_text()))
     return found
 
