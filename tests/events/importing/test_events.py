@@ -22,7 +22,7 @@ from events.models import (
     Source,
     SystemEvent,
 )
-from events.rejects import replay
+from events.replays import replay
 from tests import make
 from tests.events.importing.files import (
     an_event,
