@@ -13,8 +13,9 @@ from datetime import datetime
 from typing import Any
 
 import structlog
-from customers.merging import current_ids, merge
+from django.db import transaction
 
+from customers.merging import current_ids, merge
 from customers.models import Customer
 from customers.upsert import upsert_customers
 from customers.wire import check_external_id, read_change
@@ -295,10 +296,17 @@ def _make_stubs(ids: list[str], *, source: Source) -> None:
             "Create the customer, then replay.",
             field="userId" if missing[0] == ids[0] else "previousId",
         )
-    Customer.objects.bulk_create(
-        [Customer(external_id=id, is_stub=True) for id in missing],
-        ignore_conflicts=True,
-    )
+    if not missing:
+        return
+    with transaction.atomic():
+        Customer.objects.bulk_create(
+            [Customer(external_id=id, is_stub=True) for id in missing],
+            ignore_conflicts=True,
+        )
+        # Merged away since we looked: now that the ID is ours, nobody can any more.
+        Customer.objects.filter(
+            external_id__in=current_ids(missing), is_stub=True
+        ).delete()
 
 
 def _ids_of(told: Person | Alias) -> list[str]:
