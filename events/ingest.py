@@ -200,16 +200,17 @@ def _settle_customers(
     missing = wanted.keys() - known
     if not missing:
         return rows
-    former = {old: kept for old, (_, kept) in current_ids(missing).items()}
+    former = _current(missing)
     strangers = sorted(missing - former.keys())
     if strangers and source.unknown_customers == Source.UnknownCustomers.CREATE:
-        Customer.objects.bulk_create(
-            [
-                Customer(external_id=one, is_stub=True, **wanted[one])
-                for one in strangers
-            ],
-            ignore_conflicts=True,
-        )
+        stubs = [
+            Customer(external_id=one, is_stub=True, **wanted[one]) for one in strangers
+        ]
+        Customer.objects.bulk_create(stubs, ignore_conflicts=True)
+        # Merged away since we looked: now that the ID is ours, nobody can any more.
+        if late := _current(strangers):
+            Customer.objects.filter(external_id__in=late, is_stub=True).delete()
+            former |= late
         strangers = []
     _lock([*former.values(), *missing])
     settled = []
@@ -226,6 +227,11 @@ def _settle_customers(
             row.customer = former.get(row.customer, row.customer)
             settled.append(row)
     return settled
+
+
+def _current(external_ids: Iterable[str]) -> dict[str, str]:
+    """Former ID → the ID of the customer who was kept."""
+    return {old: kept for old, (_, kept) in current_ids(external_ids).items()}
 
 
 def _lock(external_ids: Iterable[str]) -> set[str]:
