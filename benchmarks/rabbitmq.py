@@ -128,3 +128,7 @@ def stored(database: psycopg.Connection) -> int:
     row = database.execute("SELECT count(*) FROM events_event").fetchone()
     assert row is not None
     return int(row[0])
+
+
+if __name__ == "__main__":
+    main()

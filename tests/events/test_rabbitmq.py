@@ -26,6 +26,7 @@ from events import consuming
 from events.consuming import Consumer, Subscription
 from events.ingest import record_events
 from events.models import Event, RejectedEvent, Source, SystemEvent
+from smartcomm.core import rabbitmq
 from tests import make
 from tests.rabbitmq import Queue, address, eventually, queue_at
 
@@ -170,7 +171,7 @@ def test_a_prefetch_below_the_batch_holds_nothing_up(queue):
     for number in range(20):
         queue.put(event(number))
 
-    assert consume(queue, prefetch=3, batch=1_000, batch_ms=10_000).accepted == 20
+    assert consume(queue, prefetch=4, batch=1_000, batch_ms=10_000).accepted == 20
 
 
 class Raw(amqp.Message):
@@ -398,3 +399,16 @@ def test_sigterm_ends_it_after_the_batch_at_hand(queue):
     # Nothing recorded is left in the queue, and nothing that is not is missing.
     eventually(lambda: queue.count() == 2_000 - stored)
     assert consume(queue).accepted == 2_000 - stored
+
+
+def test_the_line_lives_while_a_batch_waits_longer_than_the_broker_has_patience(
+    queue, monkeypatch
+):
+    monkeypatch.setattr(rabbitmq, "HEARTBEAT_SECONDS", 1)
+    away = []
+    monkeypatch.setattr(consuming.logger, "warning", lambda *a, **k: away.append(a))
+    queue.put(event(1))
+
+    assert consume(queue, batch_ms=4_000).accepted == 1
+
+    assert away == []
