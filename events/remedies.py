@@ -45,6 +45,10 @@ RAISED = (
     "It is beyond a limit of this product. Have the sender send less, or as several "
     "events; then set these aside."
 )
+FILE = (
+    "It came in a file. Correct it in the file of rejected rows, which the page of the "
+    "import offers, and import that: it counts as replayed here then."
+)
 
 REMEDIES: Mapping[str, Remedy] = {
     "field_code_invalid": Remedy(
@@ -148,6 +152,12 @@ REMEDIES: Mapping[str, Remedy] = {
     "data_unsupported": Remedy("Data of a kind that is not taken", SENDER),
     "number_invalid": Remedy("A number that is none", SENDER),
     "number_too_large": Remedy("A number that is too large", SENDER),
+    "columns_wrong": Remedy("More or fewer fields than columns", FILE),
+    "csv_invalid": Remedy("A quote that is wrong", FILE),
+    "row_too_long": Remedy("A row that is too long", FILE),
+    "value_type": Remedy("Another type of value than chosen", FILE),
+    "column_unknown": Remedy("A key that nobody mapped", FILE),
+    "columns_collide": Remedy("Two columns for one place", FILE),
 }
 
 

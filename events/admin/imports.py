@@ -17,11 +17,11 @@ from django.core.files.uploadedfile import UploadedFile
 from django.core.files.uploadhandler import FileUploadHandler, StopUpload
 from django.db.models import QuerySet
 from django.http import (
-    FileResponse,
     Http404,
     HttpRequest,
     HttpResponse,
     HttpResponseRedirect,
+    StreamingHttpResponse,
 )
 from django.shortcuts import get_object_or_404
 from django.template.loader import render_to_string
@@ -30,6 +30,7 @@ from django.urls import path, reverse
 from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.utils.html import format_html
+from django.utils.http import content_disposition_header
 from django.utils.safestring import SafeString
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from unfold.decorators import display
@@ -581,7 +582,7 @@ class ImportAdmin(BigListMixin, ModelAdmin):
             **looks(one),
         }
 
-    def refused(self, request: HttpRequest, pk: int) -> FileResponse:
+    def refused(self, request: HttpRequest, pk: int) -> StreamingHttpResponse:
         """The file of refused rows, as far as it counts."""
         one = self._seen(request, pk)
         if not one.errors_bytes:
@@ -592,11 +593,11 @@ class ImportAdmin(BigListMixin, ModelAdmin):
             raise Http404("The file of rejected rows is gone.") from None
         format = plans.read_draft(one.plan).shape.format
         name = Path(one.name.removesuffix(".gz")).stem
-        answer = FileResponse(
-            _upto(file, one.errors_bytes),
-            as_attachment=True,
-            filename=f"{name}.rejected.{format}",
-            content_type=CONTENT_TYPES[format],
+        answer = StreamingHttpResponse(
+            _upto(file, one.errors_bytes), content_type=CONTENT_TYPES[format]
+        )
+        answer["Content-Disposition"] = content_disposition_header(
+            True, f"{name}.rejected.{format}"
         )
         answer["Content-Length"] = str(one.errors_bytes)
         return answer

@@ -541,7 +541,7 @@ class Mapper:
             found = datetime.strptime(value.strip(), self.plan.date_format)  # noqa: DTZ007
         except ValueError as error:
             raise Refusal(
-                "birth_date_invalid",
+                "value_type",
                 f"“{value[:80]}” is no date in the form {self.plan.date_format}.",
                 field="birth_date",
             ) from error

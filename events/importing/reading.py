@@ -273,7 +273,7 @@ def read_json_line(number: int, line: bytes) -> Row:
 
 def not_utf8() -> Refusal:
     return Refusal(
-        "encoding_invalid",
+        "not_utf8",
         "This line is not UTF-8. Save the file as UTF-8, or tell its encoding.",
     )
 

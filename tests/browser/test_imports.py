@@ -80,7 +80,7 @@ def test_from_the_upload_to_the_corrected_rows(staff: Page, tmp_path):
     expect(preview).to_contain_text("C-2")
     staff.get_by_role("button", name="Start the import").click()
     tasks.run_imports()
-    expect(card.locator(".si-sum")).to_contain_text("0rejected")
+    expect(card.locator(".si-sum")).to_contain_text("0 rejected")
     assert set(Event.objects.values_list("external_id", flat=True)) == {
         "o-1",
         "o-2",

@@ -66,6 +66,7 @@ def test_an_upload_is_kept_looked_at_started_and_imported(admin_client):
     one.refresh_from_db()
     assert (one.status, one.imported, one.rejected) == ("finished", 1, 1)
     answer = admin_client.get(page(one, "refused"))
+    assert 'filename="orders.rejected.csv"' in answer.headers["Content-Disposition"]
     content = b"".join(answer.streaming_content)
     assert len(content) == one.errors_bytes
     assert content.endswith(b",o-2,Viewed,,5\n")

@@ -147,7 +147,7 @@ def test_another_encoding_has_to_be_told_and_until_then_only_its_lines_are_refus
         tmp_path / "f.csv", "name,city", "Jürgen,Bonn", "Anna,Ulm", encoding="cp1252"
     )
 
-    assert read(path) == ["encoding_invalid", ["Anna", "Ulm"]]
+    assert read(path) == ["not_utf8", ["Anna", "Ulm"]]
     told = look_at(path, encoding="cp1252")
     assert read(path, told) == [["Jürgen", "Bonn"], ["Anna", "Ulm"]]
 
@@ -155,11 +155,11 @@ def test_another_encoding_has_to_be_told_and_until_then_only_its_lines_are_refus
 def test_what_is_wrong_in_an_encoding_refuses_the_line_and_not_the_file(tmp_path):
     path = tmp_path / "f.csv"
     path.write_bytes("a,b\n1,2\n".encode("utf-16") + b"\x00")
-    assert read(path) == [["1", "2"], "encoding_invalid"]
+    assert read(path) == [["1", "2"], "not_utf8"]
 
     path.write_bytes(b"a,b\n\x81,2\n3,4\n")  # Nothing, in Windows-1252.
     told = look_at(path, encoding="cp1252")
-    assert read(path, told) == ["encoding_invalid", ["3", "4"]]
+    assert read(path, told) == ["not_utf8", ["3", "4"]]
 
 
 @pytest.mark.parametrize("pack", [False, True])
@@ -226,7 +226,7 @@ def test_a_line_of_ndjson_that_is_no_text_is_refused(tmp_path):
     path = tmp_path / "f"
     path.write_bytes(b'{"a": 1}\n{"a": "\xff"}\n{"b": 1}\n')
 
-    assert read(path) == [{"a": 1}, "encoding_invalid", {"b": 1}]
+    assert read(path) == [{"a": 1}, "not_utf8", {"b": 1}]
 
 
 # Going on in the middle
