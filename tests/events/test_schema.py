@@ -434,7 +434,7 @@ def test_the_process_that_changed_it_follows_at_once(clock):
 
 @pytest.mark.django_db(transaction=True)
 def test_who_mends_a_type_elsewhere_and_replays_gets_the_rules_of_now(clock):
-    from events.rejects import replay
+    from events.replays import replay
 
     order = a_type(Mode.ENFORCED)
     assert pay({"amount": 1, "coupon": "X"}).rejected == 1
