@@ -33,7 +33,7 @@ from events.models import (
     Source,
 )
 from events.signals import events_recorded
-from events.store import MOST_SHARED, Key, Sent, Unshared, insert, shared
+from events.store import MOST_SHARED, Key, Sent, Unshared, insert, run_here, shared
 from events.wire import MAX_ID, MAX_NAME, UNSTORABLE, Item, Refusal, read_item
 from smartcomm.core.db import fetch_all
 from smartcomm.core.errors import Conflict
@@ -295,7 +295,7 @@ def _insert_known(
     if together and len(sent) <= MOST_SHARED and not connection.in_atomic_block:
         with suppress(Unshared):
             return shared.record(sent)
-    recorded = insert(sent, fetch_all)
+    recorded = insert(sent, run_here)
     if recorded is not None and recorded.has_queued:
         transaction.on_commit(_tell, robust=True)
     return None if recorded is None else recorded.keys

@@ -14,13 +14,16 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-import psycopg
 import structlog
 from django.conf import settings
 from django.db import DatabaseError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg.errors import error_from_result
+from psycopg.pq import ExecStatus
+from psycopg.pq.abc import PGconn, PGresult
 
 from events.signals import events_recorded
+from smartcomm.core.db import fetch_all
 
 logger = structlog.get_logger(__name__)
 
@@ -37,7 +40,8 @@ RECORD = """
                is_backfill boolean)
     ), known AS MATERIALIZED (
         SELECT id, external_id FROM customers_customer
-         WHERE external_id = ANY(%s::text[])
+         WHERE external_id = ANY(
+                   (SELECT array_agg(DISTINCT customer) FROM sent)::text[])
          ORDER BY id
            FOR KEY SHARE
     ), recorded AS (
@@ -46,7 +50,8 @@ RECORD = """
         SELECT known.id, type_id, source_id, sent.external_id,
                occurred_at, received_at, context, is_backfill
           FROM sent JOIN known ON known.external_id = sent.customer
-         WHERE (SELECT count(*) FROM known) = %s
+         WHERE (SELECT count(*) FROM known)
+             = (SELECT count(DISTINCT customer) FROM sent)
          ORDER BY known.id, source_id, sent.external_id
             ON CONFLICT DO NOTHING
         RETURNING id, customer_id, source_id, external_id, type_id, is_backfill
@@ -62,14 +67,15 @@ RECORD = """
            (SELECT count(*) FROM queued),
            CASE WHEN (SELECT count(*) FROM recorded) < (SELECT count(*) FROM sent)
                 THEN (SELECT coalesce(json_agg(json_build_array(known.external_id,
-                                          source_id, recorded.external_id)), '[]')
+                                   source_id, recorded.external_id)), '[]')::text
                         FROM recorded JOIN known ON known.id = customer_id) END
 """
 
 #: What an event counts once by: the customer's external id, the source's id, the id.
 Key = tuple[str, int, str]
 
-Fetch = Callable[[str, Sequence[Any]], list[tuple[Any, ...]]]
+#: Runs `RECORD` on rows as JSON, and returns its one row.
+Run = Callable[[bytes], tuple[int, int, str | None]]
 
 
 class Sent(msgspec.Struct):
@@ -97,20 +103,23 @@ class Inserted:
     has_queued: bool
 
 
-def insert(sent: Sequence[Sent], fetch: Fetch) -> Inserted | None:
+def insert(sent: Sequence[Sent], run: Run) -> Inserted | None:
     """Insert what is new of these, each key once among them.
 
     None, and nothing inserted, if one of their customers is not there.
     """
-    customers = {one.customer for one in sent}
-    [(known, queued, named)] = fetch(
-        RECORD,
-        [msgspec.json.encode(sent).decode(), list(customers), len(customers)],
-    )
-    if known < len(customers):
+    known, queued, named = run(msgspec.json.encode(sent))
+    if known < len({one.customer for one in sent}):
         return None
-    keys = {one.key for one in sent} if named is None else set(map(tuple, named))
-    return Inserted(keys, bool(queued))
+    if named is None:
+        return Inserted({one.key for one in sent}, bool(queued))
+    return Inserted(set(msgspec.json.decode(named, type=list[Key])), bool(queued))
+
+
+def run_here(rows: bytes) -> tuple[int, int, str | None]:
+    """Run `RECORD` on the connection, and in the transaction, of this thread."""
+    [(known, queued, named)] = fetch_all(RECORD, [rows.decode()])
+    return known, queued, named
 
 
 # Sharing a commit
@@ -207,7 +216,7 @@ class SharedCommits:
             for one in ticket.sent:
                 first.setdefault(one.key, one)
         try:
-            inserted = insert(list(first.values()), self._fetch)
+            inserted = insert(list(first.values()), self._run)
         except DatabaseError as error:
             self._note(error, group)
             return
@@ -224,11 +233,10 @@ class SharedCommits:
         if inserted.has_queued:
             events_recorded.send_robust(sender=None)
 
-    def _fetch(self, sql: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
+    def _run(self, rows: bytes) -> tuple[int, int, str | None]:
         wrapper = self._connection = self._connection or _connect()
-        with wrapper.wrap_database_errors, psycopg.Cursor(wrapper.connection) as cursor:
-            cursor.execute(sql, params, prepare=settings.DATABASE_PREPARES)
-            return cursor.fetchall()
+        with wrapper.wrap_database_errors:
+            return _run_prepared(wrapper.connection.pgconn, rows)
 
     def _note(self, error: DatabaseError, group: list[_Ticket]) -> None:
         logger.warning("events.unshared", requests=len(group), error=str(error))
@@ -261,7 +269,30 @@ def _connect() -> BaseDatabaseWrapper:
         # The plan is the same for any number of rows; making it takes longer than
         # following it.
         cursor.execute("SET plan_cache_mode = force_generic_plan")
+    if settings.DATABASE_PREPARES:
+        _checked(wrapper.connection.pgconn.prepare(PREPARED, SQL))
     return wrapper
+
+
+# Past psycopg's cursors, whose care for any statement costs more than this one takes.
+PREPARED = b"smartcomm_record"
+SQL = RECORD.replace("%s", "$1").encode()
+
+
+def _run_prepared(libpq: PGconn, rows: bytes) -> tuple[int, int, str | None]:
+    result = _checked(
+        libpq.exec_prepared(PREPARED, [rows])
+        if settings.DATABASE_PREPARES
+        else libpq.exec_params(SQL, [rows])
+    )
+    known, queued, named = (result.get_value(0, column) for column in range(3))
+    return int(known or 0), int(queued or 0), named.decode() if named else None
+
+
+def _checked(result: PGresult) -> PGresult:
+    if result.status in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
+        return result
+    raise error_from_result(result)
 
 
 shared = SharedCommits()

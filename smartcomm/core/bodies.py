@@ -25,6 +25,8 @@ _TYPE = re.compile(r"application/json\s*(;|\Z)", re.IGNORECASE)
 #: What one request may send, before and after it is unpacked.
 MAX_BODY_BYTES = 5 * 1024 * 1024
 MAX_ITEMS = 1_000
+#: A gzip is in one part, or in a few: each of them costs a copy of the rest.
+MAX_MEMBERS = 100
 #: Of a body that is refused, so much is taken before the answer.
 MAX_DROPPED_BYTES = 64 * 1024 * 1024
 
@@ -81,7 +83,9 @@ def read_body(request: Request, *, types: re.Pattern[str] = _TYPE) -> bytes:
 def unzip(packed: bytes, *, most: int = MAX_BODY_BYTES) -> bytes:
     """Unpack gzip, and stop at `most` bytes: a bomb is refused before it goes off."""
     unpacked = bytearray()
-    while packed:
+    for _ in range(MAX_MEMBERS):
+        if not packed:
+            return bytes(unpacked)
         member = zlib.decompressobj(wbits=31)
         try:
             unpacked += member.decompress(packed, most + 1 - len(unpacked))
@@ -94,7 +98,7 @@ def unzip(packed: bytes, *, most: int = MAX_BODY_BYTES) -> bytes:
         if not member.eof:
             raise BadEncoding("The body ends in the middle of its gzip.")
         packed = member.unused_data
-    return bytes(unpacked)
+    raise BadEncoding(f"The gzip of the body has more than {MAX_MEMBERS} parts.")
 
 
 def read_json(request: Request) -> Any:

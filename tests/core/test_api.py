@@ -259,6 +259,14 @@ def test_what_is_not_gzip_is_told_so(api, raw):
     )
 
 
+def test_a_body_in_thousands_of_parts_is_refused_at_once(api):
+    raw = gzip.compress(b"") * 100_000
+
+    response = api.post("/events", raw=raw, **{"Content-Encoding": "gzip"})
+
+    assert "parts" in problem(response, 400, "encoding_invalid")["detail"]
+
+
 def test_an_empty_compressed_body_is_not_json(api):
     response = api.post("/events", raw=b"", **{"Content-Encoding": "gzip"})
 

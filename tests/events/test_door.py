@@ -247,7 +247,7 @@ def test_a_group_that_fails_goes_on_alone(door, monkeypatch):
     def fail(*args: Any) -> None:
         raise DatabaseError("the group's fault")
 
-    monkeypatch.setattr(shared, "_fetch", fail)
+    monkeypatch.setattr(shared, "_run", fail)
 
     assert post(door, EVENT, **bearer())[2]["accepted"] == 1
     assert Event.objects.count() == 1

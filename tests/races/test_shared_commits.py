@@ -43,13 +43,13 @@ def record(*items: dict):
 def statements(monkeypatch) -> list[int]:
     """How many events each statement of a group carried."""
     found: list[int] = []
-    fetch = SharedCommits._fetch
+    run = SharedCommits._run
 
-    def note(self, sql, params):
-        found.append(params[0].count('"external_id"'))
-        return fetch(self, sql, params)
+    def note(self, rows):
+        found.append(rows.count(b'"external_id"'))
+        return run(self, rows)
 
-    monkeypatch.setattr(SharedCommits, "_fetch", note)
+    monkeypatch.setattr(SharedCommits, "_run", note)
     return found
 
 
