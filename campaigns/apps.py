@@ -9,7 +9,9 @@ class CampaignsConfig(AppConfig):
         from segments import usage
 
         usage.introduce(references.users_of_segment)
+        from campaigns import sandbox
         from campaigns.askers import Campaigns
+        from events import sandbox as trials
         from messaging import askers
 
         askers.introduce(Campaigns())
@@ -20,3 +22,4 @@ class CampaignsConfig(AppConfig):
 
         introduce(merging.hold_runs, stage=Stage.HOLD)
         introduce(merging.move_runs, Run, Passage, Entry)
+        trials.introduce("campaigns", sandbox.look, named="campaigns")

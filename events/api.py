@@ -17,12 +17,14 @@ from events.history import Item, timeline
 from events.idempotency import REPLAYED, fingerprint, key_of
 from events.ingest import Recorded, record_events
 from events.models import Kind, Scope
+from events.sandbox import Tried, try_events
 from smartcomm.core.api import (
     LIST_PARAMETERS,
     ApiView,
     BadParameter,
     next_page,
     page_size,
+    read_flag,
     read_text,
     read_time,
 )
@@ -138,6 +140,123 @@ ANSWER = {
         },
     ],
 }
+TRIED = {
+    "dry_run": True,
+    "accepted": 1,
+    "duplicates": 0,
+    "rejected": 0,
+    "results": [
+        {
+            "index": 0,
+            "id": "order-8812-paid",
+            "status": "accepted",
+            "stored": {
+                "id": "order-8812-paid",
+                "name": "Order paid",
+                "kind": "customer",
+                "customer": "C-1001",
+                "customer_created": False,
+                "occurred_at": "2026-11-20T07:15:00Z",
+                "context": {"name": "Bag", "product_id": 77, "price": 49.9},
+                "backfill": False,
+                "type_created": False,
+                "fields_learnt": [{"code": "product_id", "type": "number"}],
+            },
+            "segments": [
+                {
+                    "id": 12,
+                    "name": "Buyers",
+                    "before": False,
+                    "after": True,
+                    "conditions": [
+                        {"sentence": "“Order paid” at least once", "fits": True}
+                    ],
+                }
+            ],
+            "campaigns": [
+                {
+                    "id": 3,
+                    "name": "Thank you for a large order",
+                    "starts": False,
+                    "reasons": [
+                        "The campaign asks that price is more than 50; the event says "
+                        "49.9."
+                    ],
+                    "conditions": [
+                        {
+                            "sentence": "price is more than 50",
+                            "fits": False,
+                            "value": 49.9,
+                        }
+                    ],
+                }
+            ],
+        }
+    ],
+    "notes": [],
+}
+TRIED_SYSTEM = {
+    "dry_run": True,
+    "accepted": 1,
+    "duplicates": 0,
+    "rejected": 0,
+    "results": [
+        {
+            "index": 0,
+            "id": "stock-77-2026-11-20",
+            "status": "accepted",
+            "stored": {
+                "id": "stock-77-2026-11-20",
+                "name": "Product in stock",
+                "kind": "system",
+                "customer": None,
+                "customer_created": False,
+                "occurred_at": "2026-11-20T07:15:00Z",
+                "context": {"product_id": 77, "name": "Bag"},
+                "backfill": False,
+                "type_created": False,
+                "fields_learnt": [],
+            },
+            "campaigns": [
+                {
+                    "id": 4,
+                    "name": "Back in stock",
+                    "starts": True,
+                    "reasons": [],
+                    "conditions": [],
+                    "path": [
+                        {
+                            "step": "viewers",
+                            "action": "filter_customers",
+                            "does": "“Product viewed” with product_id is the event's "
+                            "product_id at least once",
+                            "way": "positive",
+                        },
+                        {
+                            "step": "mail",
+                            "action": "send_email",
+                            "does": "{{ client.eventContext.name }} is back",
+                        },
+                    ],
+                    "reach": {
+                        "count": 417,
+                        "exact": True,
+                        "margin": 0,
+                        "sample": ["C-1001", "C-1007"],
+                    },
+                }
+            ],
+        }
+    ],
+    "notes": [],
+}
+DRY_RUN = OpenApiParameter(
+    "dry_run",
+    {"type": "boolean"},
+    description="Try it: nothing is stored, nothing is sent. The answer is 200, and "
+    "tells for each item what it would be stored as, which segments speak of it, and "
+    "which published campaigns it would start, or why not. At most 20 events.",
+)
 HOW = (
     'Takes one event, or up to 1,000 as `{"events": [...]}`. The answer tells for '
     "each what became of it, and 202 means that what it calls accepted is committed "
@@ -152,9 +271,12 @@ class _Record(ApiView):
     """The hot path: nothing here but reading, recording, answering."""
 
     scopes = {"POST": Scope.EVENTS}
+    parameters = frozenset({"dry_run"})
     kind: Kind
 
     def record(self, request: Request) -> HttpResponse:
+        if read_flag(request, "dry_run"):
+            return self.try_out(request)
         body = read_body(request)
         source = caller_of(request).source
 
@@ -175,6 +297,12 @@ class _Record(ApiView):
             response[REPLAYED] = "true"
         return response
 
+    def try_out(self, request: Request) -> HttpResponse:
+        """A dry run is no deed: an Idempotency-Key is left for the real one."""
+        items = items_of(read_body(request), "events")
+        tried = try_events(items, source=caller_of(request).source, kind=self.kind)
+        return HttpResponse(encode(tried), content_type="application/json")
+
 
 class RecordEvents(_Record):
     kind = Kind.CUSTOMER
@@ -186,9 +314,10 @@ class RecordEvents(_Record):
         description=HOW,
         body=(EventIn, EventsIn),
         body_example=EVENT,
-        answers={202: EventsAnswer, 422: EventsAnswer},
+        parameters=[DRY_RUN, idempotency.PARAMETER],
+        answers={202: EventsAnswer, 200: Tried, 422: EventsAnswer},
         example=ANSWER,
-        parameters=[idempotency.PARAMETER],
+        more_examples={200: TRIED},
         problems=(409,),
     )
     def post(self, request: Request) -> HttpResponse:
@@ -209,9 +338,10 @@ class RecordSystemEvents(_Record):
             "name": "Product in stock",
             "context": {"product_id": 77, "name": "Bag"},
         },
-        answers={202: EventsAnswer, 422: EventsAnswer},
+        parameters=[DRY_RUN, idempotency.PARAMETER],
+        answers={202: EventsAnswer, 200: Tried, 422: EventsAnswer},
         example=ANSWER,
-        parameters=[idempotency.PARAMETER],
+        more_examples={200: TRIED_SYSTEM},
         problems=(409,),
     )
     def post(self, request: Request) -> HttpResponse:

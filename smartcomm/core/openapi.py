@@ -111,6 +111,7 @@ def operation(
     body: Any = None,
     body_example: Any = None,
     example: Any = None,
+    more_examples: Mapping[int, Any] | None = None,
     parameters: Sequence[OpenApiParameter] = (),
     problems: Sequence[int] = (),
 ) -> Callable[[Any], Any]:
@@ -118,18 +119,17 @@ def operation(
 
     `body` is a struct, or a tuple of those it may be. `answers` maps statuses to
     structs, or to None for an answer without a body; `example` is the body of the
-    first of them.
+    first of them, `more_examples` are those of others.
     """
     first = next(iter(answers))
     examples = []
     if body_example is not None:
         examples.append(OpenApiExample("Request", body_example, request_only=True))
-    if example is not None:
-        examples.append(
-            OpenApiExample(
-                "Answer", example, response_only=True, status_codes=[str(first)]
-            )
-        )
+    told = {} if example is None else {first: example}
+    examples += [
+        OpenApiExample("Answer", body, response_only=True, status_codes=[str(status)])
+        for status, body in {**told, **(more_examples or {})}.items()
+    ]
     responses: dict[Any, Any] = {
         status: OpenApiResponse(shape, description=WORDS[status])
         for status, shape in answers.items()
