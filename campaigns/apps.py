@@ -9,9 +9,7 @@ class CampaignsConfig(AppConfig):
         from segments import usage
 
         usage.introduce(references.users_of_segment)
-        from campaigns import sandbox
         from campaigns.askers import Campaigns
-        from events import sandbox as trials
         from messaging import askers
 
         askers.introduce(Campaigns())
@@ -22,4 +20,8 @@ class CampaignsConfig(AppConfig):
 
         introduce(merging.hold_runs, stage=Stage.HOLD)
         introduce(merging.move_runs, Run, Passage, Entry)
+
+        from campaigns import sandbox
+        from events import sandbox as trials
+
         trials.introduce("campaigns", sandbox.look, named="campaigns")

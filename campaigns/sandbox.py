@@ -25,7 +25,7 @@ from campaigns.dispatch import (
 )
 from campaigns.entry import may_enter
 from campaigns.models import Entry, Passage, Run, Step, Version
-from campaigns.panels import say, way_label
+from campaigns.panels import say
 from customers.models import Customer
 from events.models import Kind
 from events.sandbox import (
@@ -210,8 +210,10 @@ def _path(run: Run, *, now: datetime) -> list[StepTried]:
 
 
 def _step(step: Step, *, way: str = "", reason: str = "") -> StepTried:
+    action = ACTIONS.get(step.action)
+    label = action.label if action else step.action
     does = say({"action": step.action, "config": step.config})
-    return StepTried(step.key, step.action, does, way, reason)
+    return StepTried(step.key, step.action, label, does, way, reason)
 
 
 def _not_sent(run: Run, *, now: datetime) -> str:
@@ -350,13 +352,3 @@ def _members(
     query_ = sql(COUNT, may_enter(members, version, now=trial.now), SHOWN)
     count, sample = fetch_all(query_.text, query_.params)[0]
     return int(count), list(sample)
-
-
-def way_in_words(step: StepTried) -> str:
-    """“Yes”, for the page where people try events."""
-    return way_label(step.action, step.way) if step.way else ""
-
-
-def symbol_of(step: StepTried) -> str:
-    action = ACTIONS.get(step.action)
-    return action.symbol if action else "help"

@@ -228,6 +228,7 @@ TRIED_SYSTEM = {
                         {
                             "step": "viewers",
                             "action": "filter_customers",
+                            "label": "Filter customers",
                             "does": "“Product viewed” with product_id is the event's "
                             "product_id at least once",
                             "way": "positive",
@@ -235,6 +236,7 @@ TRIED_SYSTEM = {
                         {
                             "step": "mail",
                             "action": "send_email",
+                            "label": "Send e-mail",
                             "does": "{{ client.eventContext.name }} is back",
                         },
                     ],

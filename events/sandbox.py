@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -116,6 +117,7 @@ class StepTried(msgspec.Struct, omit_defaults=True):
 
     step: str
     action: str
+    label: Annotated[str, Meta(description="The action as people call it.")]
     does: str
     way: Annotated[str, Meta(description="Empty where the run would stay.")] = ""
     reason: str = ""
@@ -340,7 +342,7 @@ def _try_one(
     sent = _sent(data, format)
     coming = Coming(kind, _text(sent, "name"), _customers_named(sent, kind))
     after = {
-        part: _asked(named, trial, lambda look=look: look(coming, trial))
+        part: _asked(named, trial, partial(look, coming, trial))
         for part, (named, look) in _looks.items()
     }
     marks = _Marks(*fetch_all(MARKS)[0])
@@ -373,7 +375,7 @@ def _try_one(
         for part, (named, _) in _looks.items():
             ask = after[part]
             if ask is not None:
-                found = _asked(named, trial, lambda ask=ask: ask(stored))
+                found = _asked(named, trial, partial(ask, stored))
                 setattr(item, part, found or [])
     return item
 
@@ -418,14 +420,14 @@ def _row(
 
 
 def _stored_as(row: Event | SystemEvent, marks: _Marks) -> StoredAs:
-    is_own = isinstance(row, Event)
+    own = row if isinstance(row, Event) else None
     learnt = EventField.objects.filter(type_id=row.type_id, pk__gt=marks.field)
     return StoredAs(
         id=row.external_id,
         name=row.type.name,
-        kind=Kind.CUSTOMER if is_own else Kind.SYSTEM,
-        customer=row.customer.external_id if is_own else None,
-        customer_created=is_own and row.customer_id > marks.customer,
+        kind=Kind.CUSTOMER if own else Kind.SYSTEM,
+        customer=own.customer.external_id if own else None,
+        customer_created=own is not None and own.customer_id > marks.customer,
         occurred_at=row.occurred_at,
         context=row.context,
         backfill=row.is_backfill,

@@ -18,6 +18,7 @@ from campaigns.dispatch import (
 )
 from campaigns.engine import advance_runs
 from campaigns.models import Broadcast, Passage, Run
+from customers.models import Customer
 from events import schema
 from events.ingest import ACCEPTED, DUPLICATE, REJECTED, record_events
 from events.models import Event, EventField, Kind, Source, SystemEvent
@@ -201,11 +202,15 @@ def same_verdicts(told: Tried, batch: list[Any], source: Source, kind: Kind) -> 
             assert dry.stored is None
             continue
         assert dry.stored is not None
-        model = Event if kind == Kind.CUSTOMER else SystemEvent
-        rows = model.objects.filter(source=source, external_id=wet.id)
+        row: Event | SystemEvent
         if kind == Kind.CUSTOMER:
-            rows = rows.filter(customer__external_id=dry.stored.customer)
-        row = rows.get()
+            row = Event.objects.get(
+                source=source,
+                external_id=wet.id,
+                customer__external_id=dry.stored.customer,
+            )
+        else:
+            row = SystemEvent.objects.get(source=source, external_id=wet.id)
         assert (row.type.name, row.type.kind) == (dry.stored.name, dry.stored.kind)
         assert row.occurred_at == dry.stored.occurred_at
         assert row.context == dry.stored.context
@@ -262,10 +267,7 @@ def same_segments(told: Tried) -> None:
             last[key] = one.after
     for (pk, customer), inside in last.items():
         members = customers_matching(compile_rule(saved[pk], now=NOW))
-        ids = make.Customer.objects.filter(external_id=customer).values_list(
-            "pk", flat=True
-        )
-        assert (ids[0] in members) == inside
+        assert (Customer.objects.get(external_id=customer).pk in members) == inside
 
 
 def same_runs(told: Tried) -> None:
@@ -283,6 +285,7 @@ def same_runs(told: Tried) -> None:
             continue
         passed = Passage.objects.filter(run=run).order_by("pk")
         ways = tuple(passed.values_list("step__key", "way"))
+        assert run.event is not None
         event = _named(run.campaign.name, run.event.external_id)
         happened[run.campaign.name, run.customer.external_id, event, ways] += 1
     assert happened == expected
