@@ -181,6 +181,17 @@ def test_no_bell_is_rung(api, django_capture_on_commit_callbacks):
     assert rung == []
 
 
+def test_an_idempotency_key_is_left_for_the_real_request(api):
+    with_key = {"Idempotency-Key": "k-1"}
+    assert api.post("/events?dry_run=true", event(), **with_key).status_code == 200
+
+    sent = api.post("/events", event(), **with_key)
+
+    assert sent.status_code == 202
+    assert "Idempotency-Replay" not in sent
+    assert sent.json()["accepted"] == 1
+
+
 def test_false_stores_and_other_words_are_refused(api):
     problem(api.post("/events?dry_run=yes", event()), 400, "parameter_invalid")
     problem(api.post("/events?dry_run=", event()), 400, "parameter_invalid")
