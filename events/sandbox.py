@@ -28,6 +28,7 @@ from events.ingest import ACCEPTED, DUPLICATE, REJECTED, Result, record_events
 from events.models import Event, EventField, Format, Kind, Source, SystemEvent
 from smartcomm.core.db import execute, fetch_all
 from smartcomm.core.errors import Conflict, Invalid, UserError
+from smartcomm.core.problems import FieldProblem
 
 logger = structlog.get_logger(__name__)
 Meta = msgspec.Meta
@@ -168,6 +169,10 @@ class TriedItem(msgspec.Struct, omit_defaults=True):
     code: str = ""
     field: str = ""
     message: str = ""
+    warnings: Annotated[
+        list[FieldProblem],
+        Meta(description="How it differs from what its type declares."),
+    ] = []
     stored: StoredAs | None = None
     segments: list[SegmentTouched] = []
     campaigns: list[CampaignTouched] = []
@@ -353,6 +358,10 @@ def _try_one(
     item = TriedItem(
         index, result.id, result.status, result.code, result.field, result.message
     )
+    item.warnings = [
+        FieldProblem(field=one.field, code=one.code, message=one.message)
+        for one in result.warnings
+    ]
     if result.status == REJECTED:
         return item
     row = _row(result, coming, marks, source=source)

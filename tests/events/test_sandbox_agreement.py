@@ -32,7 +32,19 @@ NOW = datetime(2026, 3, 30, 12, tzinfo=UTC)
 
 ids = st.sampled_from(["a", "b", "c", "known", "", None, 5, "x" * 201, "n\x00l"])
 names = st.sampled_from(
-    ["Paid", "Paid", "Strict", "Stock", "New", "Newer", "", "N" * 129, None, "\ud83d"]
+    [
+        "Paid",
+        "Paid",
+        "Strict",
+        "Loose",
+        "Stock",
+        "New",
+        "Newer",
+        "",
+        "N" * 129,
+        None,
+        "\ud83d",
+    ]
 )
 customers = st.sampled_from(
     [
@@ -84,7 +96,7 @@ def good_items(draw: st.DrawFn) -> Any:
     """An event that is likely to be accepted, or a duplicate."""
     return {
         "id": draw(st.sampled_from(["a", "b", "c", "known"])),
-        "name": draw(st.sampled_from(["Paid", "Paid", "New", "Strict"])),
+        "name": draw(st.sampled_from(["Paid", "Paid", "New", "Strict", "Loose"])),
         "customer": draw(st.sampled_from(["C-1", "C-1", "C-2", "C-new"])),
         "context": {
             "price": draw(st.sampled_from([1, 60, 70])),
@@ -137,6 +149,7 @@ SURE = [
     {"name": "Paid", "customer": "C-1", "context": {"price-eur": 1}},
     {"name": "Paid", "customer": "C-1", "context": {"price": 60, "city": "Riga"}},
     {"id": "known", "name": "Paid", "customer": "C-1"},
+    {"name": "Loose", "customer": "C-1", "context": {"extra": 1, "price": "x"}},
 ]
 batches = st.lists(items, min_size=1, max_size=6)
 often = settings(
@@ -156,6 +169,8 @@ def a_world() -> Source:
     make.event(anna, "Paid", id="known", now=past, at=past, price=60)
     strict = make.event_type("Strict", mode="enforced")
     EventField.objects.create(type=strict, code="price", value_type="number")
+    loose = make.event_type("Loose", mode="warn")
+    EventField.objects.create(type=loose, code="price", value_type="number")
     large = [{"field": "price", "op": ">", "value": 50}]
     for name, rule in {
         "Large": {"event": "Paid", "where": large, "count": {"op": ">=", "value": 2}},
@@ -206,6 +221,9 @@ def same_verdicts(told: Tried, batch: list[Any], source: Source, kind: Kind) -> 
             wet.field,
             wet.message,
         )
+        assert [(w.field, w.code, w.message) for w in dry.warnings] == [
+            (w.field, w.code, w.message) for w in wet.warnings
+        ]
         if isinstance(item, dict) and item.get("id") is not None:
             assert dry.id == wet.id
         if dry.status == REJECTED:

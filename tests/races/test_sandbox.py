@@ -11,9 +11,9 @@ import pytest
 from django.db import connection, transaction
 
 from customers.models import Customer
-from events import sandbox
+from events import sandbox, schema
 from events.ingest import record_events
-from events.models import Event, EventField, EventType
+from events.models import Drift, Event, EventField, EventType
 from events.sandbox import Busy, try_events
 from tests import make
 from tests.races.together import at_once
@@ -21,6 +21,12 @@ from tests.races.together import at_once
 pytestmark = [pytest.mark.race, pytest.mark.django_db(transaction=True)]
 
 ITEM = {"id": "1", "name": "Order paid", "customer": "C-1", "context": {"amount": 5}}
+
+
+@pytest.fixture(autouse=True)
+def forget() -> None:
+    """Types of other tests, which are in no table any more."""
+    schema.forget_known()
 
 
 def test_dry_runs_among_real_requests_change_nothing_about_them():
@@ -41,6 +47,29 @@ def test_dry_runs_among_real_requests_change_nothing_about_them():
     assert answers["tried"] + answers["busy"] == 8
     assert Event.objects.count() == Customer.objects.count() == 1
     assert EventType.objects.count() == EventField.objects.count() == 1
+
+
+def test_what_a_process_knows_of_a_type_is_not_learnt_from_a_trial():
+    """Otherwise it would take drift and days for told that were taken back."""
+    source = make.source()
+    price = EventField.objects.create(
+        type=make.event_type("Order paid", mode="warn"),
+        code="price",
+        value_type="number",
+    )
+    record_events([{**ITEM, "context": {}}], source=source)
+    odd = {**ITEM, "id": "2", "context": {"price": 1, "amount": "x", "new": 1}}
+
+    try_events([odd], source=source)
+
+    assert not Drift.objects.exists()
+    record_events([odd], source=source)
+    assert set(Drift.objects.values_list("code", "what")) == {
+        ("amount", Drift.What.NEW_FIELD),
+        ("new", Drift.What.NEW_FIELD),
+    }
+    price.refresh_from_db()
+    assert price.last_seen_on is not None
 
 
 def test_a_dry_run_waits_a_second_for_the_same_event_and_gives_up():
