@@ -30,7 +30,7 @@ from smartcomm.core.api import (
 )
 from smartcomm.core.bodies import encode, items_of, read_body
 from smartcomm.core.errors import Invalid
-from smartcomm.core.openapi import LIST, operation
+from smartcomm.core.openapi import LIST, TEXT, operation
 from smartcomm.core.problems import FieldProblem
 from smartcomm.core.scopes import caller_of
 
@@ -46,18 +46,18 @@ class CustomerByContact(msgspec.Struct, omit_defaults=True):
 
 
 class SystemEventIn(msgspec.Struct, omit_defaults=True):
-    """Something that happened for everyone."""
+    """Something that happened for everyone. Null is as good as not told."""
 
     name: Annotated[str, Meta(max_length=128, description="What happened.")]
     id: Annotated[
-        str | msgspec.UnsetType,
+        str | msgspec.UnsetType | None,
         Meta(
             description="Chosen by you; counts once, for ever. Without it one is made, "
             "and sending the event again doubles it."
         ),
     ] = msgspec.UNSET
     occurred_at: Annotated[
-        str | msgspec.UnsetType,
+        str | msgspec.UnsetType | None,
         Meta(
             description="RFC 3339 with an offset; the time of receipt unless told. "
             "Not more than 5 minutes in the future.",
@@ -65,19 +65,19 @@ class SystemEventIn(msgspec.Struct, omit_defaults=True):
         ),
     ] = msgspec.UNSET
     context: Annotated[
-        dict[str, Any],
+        dict[str, Any] | None,
         Meta(
             description="The variables of the event by field code: letters, digits "
             "and underscores. At most 100 fields and 32 KiB."
         ),
     ] = {}
     backfill: Annotated[
-        bool, Meta(description="Store and count it, but trigger nothing.")
+        bool | None, Meta(description="Store and count it, but trigger nothing.")
     ] = False
 
 
 class EventIn(SystemEventIn, kw_only=True, omit_defaults=True):
-    """Something that happened to one customer."""
+    """Something that happened to one customer. Null is as good as not told."""
 
     customer: Annotated[
         str | CustomerByContact,
@@ -255,7 +255,8 @@ TRIED_SYSTEM = {
 DRY_RUN = OpenApiParameter(
     "dry_run",
     {"type": "boolean"},
-    description="Try it: nothing is stored, nothing is sent. The answer is 200, and "
+    description="Try it: nothing is stored, nothing is sent. The answer is 200 "
+    "(422 if every item would be rejected), and "
     "tells for each item what it would be stored as, which segments speak of it, and "
     "which published campaigns it would start, or why not. At most 20 events.",
 )
@@ -301,9 +302,15 @@ class _Record(ApiView):
 
     def try_out(self, request: Request) -> HttpResponse:
         """A dry run is no deed: an Idempotency-Key is left for the real one."""
+        key_of(request)
         items = items_of(read_body(request), "events")
         tried = try_events(items, source=caller_of(request).source, kind=self.kind)
-        return HttpResponse(encode(tried), content_type="application/json")
+        all_rejected = tried.rejected and tried.rejected == len(tried.results)
+        return HttpResponse(
+            encode(tried),
+            status=422 if all_rejected else 200,
+            content_type="application/json",
+        )
 
 
 class RecordEvents(_Record):
@@ -405,8 +412,16 @@ class History(ApiView):
         description="Their own events, and the system events since they became known, "
         "newest first. Every page costs the same.",
         parameters=[
-            *LIST,
-            OpenApiParameter("name", description="Only events of this name."),
+            LIST[0],
+            OpenApiParameter(
+                "cursor",
+                {
+                    "type": "string",
+                    "pattern": r"^(-?[0-9]{1,16}\.[01]\.[0-9]{1,18})?$",
+                },
+                description="Where to go on; taken from `next` of the page before.",
+            ),
+            OpenApiParameter("name", TEXT, description="Only events of this name."),
             OpenApiParameter(
                 "since",
                 {"type": "string", "format": "date-time"},
@@ -418,7 +433,9 @@ class History(ApiView):
                 description="Only events before this time.",
             ),
             OpenApiParameter(
-                "text", description="Only events with this text in name or context."
+                "text",
+                TEXT,
+                description="Only events with this text in name or context.",
             ),
         ],
         answers={200: HistoryPage},

@@ -164,7 +164,7 @@ def read_time(request: Request, name: str) -> datetime | None:
     """A parameter as a time; None when it is not told."""
     # A plus sign that was not encoded arrives as a space.
     text = read_text(request, name).strip().replace(" ", "+")
-    if not text:
+    if name not in request.query_params:
         return None
     try:
         return msgspec.convert(text, Instant).astimezone(UTC)
