@@ -20,3 +20,8 @@ class CampaignsConfig(AppConfig):
 
         introduce(merging.hold_runs, stage=Stage.HOLD)
         introduce(merging.move_runs, Run, Passage, Entry)
+
+        from campaigns import sandbox
+        from events import sandbox as trials
+
+        trials.introduce("campaigns", sandbox.look, named="campaigns")

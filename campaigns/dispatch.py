@@ -21,7 +21,7 @@ from django.db.models.functions import Least
 from django.utils import timezone
 
 from campaigns.entry import entering
-from campaigns.models import Broadcast, Campaign, Step, Version
+from campaigns.models import Broadcast, Campaign, Run, Step, Version
 from customers.models import Customer
 from events.models import PendingEvent, PendingSystemEvent, SystemEvent
 from segments import rules
@@ -180,6 +180,15 @@ def matching(version: Version, event_ids: Sequence[int], *, now: datetime) -> se
         system=version.trigger_kind == Version.Trigger.SYSTEM_EVENT,
         now=now,
     )
+
+
+def start_run(version: Version, event: Waiting, *, now: datetime) -> Run | None:
+    """Start the run of one event, which the trigger wants; None where the entry rule
+    does not let the customer in."""
+    _start_runs(version, [event], now=now)
+    return Run.objects.filter(
+        customer_id=event.customer_id, version=version, event_id=event.event_id
+    ).first()
 
 
 def _isolated(

@@ -122,13 +122,21 @@ def advance_runs(*, limit: int = 500, now: datetime | None = None) -> int:
         if not claimed:
             return 0
         batch = _Batch(now)
-        runs = _still_at_work(batch, claimed)
-        batch.load_steps(runs)
-        moving = _with_events(batch, runs)
-        while moving:
-            moving = _one_step_on(batch, moving)
-        batch.save()
+        _go_on(batch, _still_at_work(batch, claimed))
     return len(claimed)
+
+
+def go_on(run: Run, *, now: datetime) -> None:
+    """Take one run as far as it goes, inside a transaction that has started it."""
+    _go_on(_Batch(now), [run])
+
+
+def _go_on(batch: _Batch, runs: Sequence[Run]) -> None:
+    batch.load_steps(runs)
+    moving = _with_events(batch, runs)
+    while moving:
+        moving = _one_step_on(batch, moving)
+    batch.save()
 
 
 def settle_runs(*, limit: int = 500, now: datetime | None = None) -> int:

@@ -36,12 +36,36 @@ def entering(version: Version, *, now: datetime) -> tuple[Sql, Sql]:
 
     Both read the common table expression `candidate`, which has each customer once.
     """
+    again = _again(version, now=now)
+    if again is None:
+        return Sql(""), EVERYONE
+    return sql(ENTERING, version.campaign_id, now, again), Sql(ONE_ENTRY)
+
+
+def _again(version: Version, *, now: datetime) -> Sql | None:
+    """Whether who has entered before may enter again; None: nobody is turned away."""
     match version.entry_rule:
         case Version.Entry.ONCE:
-            again = Sql("FALSE")
+            return Sql("FALSE")
         case Version.Entry.INTERVAL:
             days = timedelta(days=version.entry_days or 0)
-            again = sql("entry.entered_at <= {}", now - days)
-        case _:
-            return Sql(""), EVERYONE
-    return sql(ENTERING, version.campaign_id, now, again), Sql(ONE_ENTRY)
+            return sql("entry.entered_at <= {}", now - days)
+    return None
+
+
+MAY_ENTER = """
+    SELECT member.customer_id FROM ({}) AS member
+     WHERE NOT EXISTS (
+               SELECT FROM campaigns_entry AS entry
+                WHERE entry.customer_id = member.customer_id
+                  AND entry.campaign_id = {} AND NOT ({}))
+"""
+
+
+def may_enter(members: Sql, version: Version, *, now: datetime) -> Sql:
+    """The query for those of `members` that `entering` would let in; it lets nobody in,
+    and knows of no run that the event has started already."""
+    again = _again(version, now=now)
+    if again is None:
+        return members
+    return sql(MAY_ENTER, members, version.campaign_id, again)

@@ -32,13 +32,17 @@ READ = "read"
 WRITE = "customers:write"
 
 
+#: What clears a fact, for the schema.
+EMPTY = [{"type": "string", "maxLength": 0}, {"type": "null"}]
+
+
 class DeviceShape(msgspec.Struct):
     """An address for push."""
 
     platform: Annotated[
         str, Meta(extra_json_schema={"enum": ["android", "ios", "web"]})
     ]
-    token: str
+    token: Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": 4096})]
 
 
 class ConsentsOut(msgspec.Struct, omit_defaults=True):
@@ -176,7 +180,13 @@ class CustomerChange(msgspec.Struct, omit_defaults=True):
         str | None,
         Meta(description="With its country code, or as one dials it in `country`."),
     ] = None
-    birth_date: date | None = None
+    birth_date: Annotated[
+        str | None,
+        Meta(
+            description="Null or an empty text clears it.",
+            extra_json_schema={"anyOf": [{"type": "string", "format": "date"}, *EMPTY]},
+        ),
+    ] = None
     gender: Annotated[
         str | None, Meta(extra_json_schema={"enum": ["female", "male", "other", None]})
     ] = None
@@ -184,7 +194,15 @@ class CustomerChange(msgspec.Struct, omit_defaults=True):
     country: Annotated[str | None, Meta(description="ISO 3166: DE, FR.")] = None
     language: Annotated[str | None, Meta(description="BCP 47: de, en-GB.")] = None
     time_zone: Annotated[str | None, Meta(description="IANA: Europe/Berlin.")] = None
-    registered_at: datetime | None = None
+    registered_at: Annotated[
+        str | None,
+        Meta(
+            description="Null or an empty text clears it.",
+            extra_json_schema={
+                "anyOf": [{"type": "string", "format": "date-time"}, *EMPTY]
+            },
+        ),
+    ] = None
     attributes: Annotated[
         dict[str, str | float | bool | None],
         Meta(
@@ -283,7 +301,10 @@ MORE = ("consent_details", "consent_history")
 MOST_CHANGES = 1_000
 INCLUDE = OpenApiParameter(
     "include",
-    {"type": "string"},
+    {
+        "type": "string",
+        "pattern": "^({0}(,{0})*)?$".format("(consent_details|consent_history)"),
+    },
     description="More to be told, separated by commas: `consent_details` (the answers "
     "with time and origin), `consent_history` (all there were).",
 )
@@ -328,7 +349,7 @@ class OneCustomer(ApiView):
         body_example=CHANGE,
         answers={200: CustomerOut, 201: CustomerOut},
         example=CUSTOMER,
-        problems=(409,),
+        problems=(404, 409),
     )
     def put(self, request: Request, external_id: str) -> Response:
         body = read_object(request)
@@ -485,7 +506,7 @@ def _read_from(body: dict[str, Any]) -> str:
 
 def _read_include(request: Request) -> set[str]:
     text = read_text(request, "include")
-    wanted = {word.strip() for word in text.split(",") if word.strip()}
+    wanted = set(text.split(",")) if text else set()
     if unknown := wanted.difference(MORE):
         raise BadParameter(
             f"“{min(unknown)}” cannot be included. There are {' and '.join(MORE)}.",

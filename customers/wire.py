@@ -345,7 +345,8 @@ def _devices(value: object) -> dict[str, str | None]:
         platform = told.get("platform")
         if not isinstance(gone, bool):
             raise _wrong(f"{place}.remove", "true or false", code="type_wrong")
-        if platform not in PLATFORMS and not (gone and platform is None):
+        known = isinstance(platform, str) and platform in PLATFORMS
+        if not known and not (gone and platform is None):
             raise _wrong(f"{place}.platform", "android, ios or web")
         if not isinstance(token, str) or not 0 < len(token) <= 4096:
             raise _wrong(f"{place}.token", "a text of 1 to 4096 characters")

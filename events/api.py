@@ -17,18 +17,20 @@ from events.history import Item, timeline
 from events.idempotency import REPLAYED, fingerprint, key_of
 from events.ingest import Recorded, record_events
 from events.models import Kind, Scope
+from events.sandbox import Tried, try_events
 from smartcomm.core.api import (
     LIST_PARAMETERS,
     ApiView,
     BadParameter,
     next_page,
     page_size,
+    read_flag,
     read_text,
     read_time,
 )
 from smartcomm.core.bodies import encode, items_of, read_body
 from smartcomm.core.errors import Invalid
-from smartcomm.core.openapi import LIST, operation
+from smartcomm.core.openapi import LIST, TEXT, operation
 from smartcomm.core.problems import FieldProblem
 from smartcomm.core.scopes import caller_of
 
@@ -44,18 +46,18 @@ class CustomerByContact(msgspec.Struct, omit_defaults=True):
 
 
 class SystemEventIn(msgspec.Struct, omit_defaults=True):
-    """Something that happened for everyone."""
+    """Something that happened for everyone. Null is as good as not told."""
 
     name: Annotated[str, Meta(max_length=128, description="What happened.")]
     id: Annotated[
-        str | msgspec.UnsetType,
+        str | msgspec.UnsetType | None,
         Meta(
             description="Chosen by you; counts once, for ever. Without it one is made, "
             "and sending the event again doubles it."
         ),
     ] = msgspec.UNSET
     occurred_at: Annotated[
-        str | msgspec.UnsetType,
+        str | msgspec.UnsetType | None,
         Meta(
             description="RFC 3339 with an offset; the time of receipt unless told. "
             "Not more than 5 minutes in the future.",
@@ -63,19 +65,19 @@ class SystemEventIn(msgspec.Struct, omit_defaults=True):
         ),
     ] = msgspec.UNSET
     context: Annotated[
-        dict[str, Any],
+        dict[str, Any] | None,
         Meta(
             description="The variables of the event by field code: letters, digits "
             "and underscores. At most 100 fields and 32 KiB."
         ),
     ] = {}
     backfill: Annotated[
-        bool, Meta(description="Store and count it, but trigger nothing.")
+        bool | None, Meta(description="Store and count it, but trigger nothing.")
     ] = False
 
 
 class EventIn(SystemEventIn, kw_only=True, omit_defaults=True):
-    """Something that happened to one customer."""
+    """Something that happened to one customer. Null is as good as not told."""
 
     customer: Annotated[
         str | CustomerByContact,
@@ -138,6 +140,126 @@ ANSWER = {
         },
     ],
 }
+TRIED = {
+    "dry_run": True,
+    "accepted": 1,
+    "duplicates": 0,
+    "rejected": 0,
+    "results": [
+        {
+            "index": 0,
+            "id": "order-8812-paid",
+            "status": "accepted",
+            "stored": {
+                "id": "order-8812-paid",
+                "name": "Order paid",
+                "kind": "customer",
+                "customer": "C-1001",
+                "customer_created": False,
+                "occurred_at": "2026-11-20T07:15:00Z",
+                "context": {"name": "Bag", "product_id": 77, "price": 49.9},
+                "backfill": False,
+                "type_created": False,
+                "fields_learnt": [{"code": "product_id", "type": "number"}],
+            },
+            "segments": [
+                {
+                    "id": 12,
+                    "name": "Buyers",
+                    "before": False,
+                    "after": True,
+                    "conditions": [
+                        {"sentence": "“Order paid” at least once", "fits": True}
+                    ],
+                }
+            ],
+            "campaigns": [
+                {
+                    "id": 3,
+                    "name": "Thank you for a large order",
+                    "starts": False,
+                    "reasons": [
+                        "The campaign asks that price is more than 50; the event says "
+                        "49.9."
+                    ],
+                    "conditions": [
+                        {
+                            "sentence": "price is more than 50",
+                            "fits": False,
+                            "value": 49.9,
+                        }
+                    ],
+                }
+            ],
+        }
+    ],
+    "notes": [],
+}
+TRIED_SYSTEM = {
+    "dry_run": True,
+    "accepted": 1,
+    "duplicates": 0,
+    "rejected": 0,
+    "results": [
+        {
+            "index": 0,
+            "id": "stock-77-2026-11-20",
+            "status": "accepted",
+            "stored": {
+                "id": "stock-77-2026-11-20",
+                "name": "Product in stock",
+                "kind": "system",
+                "customer": None,
+                "customer_created": False,
+                "occurred_at": "2026-11-20T07:15:00Z",
+                "context": {"product_id": 77, "name": "Bag"},
+                "backfill": False,
+                "type_created": False,
+                "fields_learnt": [],
+            },
+            "campaigns": [
+                {
+                    "id": 4,
+                    "name": "Back in stock",
+                    "starts": True,
+                    "reasons": [],
+                    "conditions": [],
+                    "path": [
+                        {
+                            "step": "viewers",
+                            "action": "filter_customers",
+                            "label": "Filter customers",
+                            "does": "“Product viewed” with product_id is the event's "
+                            "product_id at least once",
+                            "way": "positive",
+                        },
+                        {
+                            "step": "mail",
+                            "action": "send_email",
+                            "label": "Send e-mail",
+                            "does": "{{ client.eventContext.name }} is back",
+                        },
+                    ],
+                    "reach": {
+                        "count": 417,
+                        "exact": True,
+                        "margin": 0,
+                        "sample": ["C-1001", "C-1007"],
+                    },
+                }
+            ],
+        }
+    ],
+    "notes": [],
+}
+DRY_RUN = OpenApiParameter(
+    "dry_run",
+    {"type": "boolean"},
+    description="Try it: nothing is stored, nothing is sent. The answer is 200 "
+    "(422 if every item would be rejected), and "
+    "tells for each item what it would be stored as, which segments speak of it, and "
+    "which published campaigns it would start, or why not. At most 20 events.",
+)
 HOW = (
     'Takes one event, or up to 1,000 as `{"events": [...]}`. The answer tells for '
     "each what became of it, and 202 means that what it calls accepted is committed "
@@ -152,9 +274,12 @@ class _Record(ApiView):
     """The hot path: nothing here but reading, recording, answering."""
 
     scopes = {"POST": Scope.EVENTS}
+    parameters = frozenset({"dry_run"})
     kind: Kind
 
     def record(self, request: Request) -> HttpResponse:
+        if read_flag(request, "dry_run"):
+            return self.try_out(request)
         body = read_body(request)
         source = caller_of(request).source
 
@@ -175,6 +300,18 @@ class _Record(ApiView):
             response[REPLAYED] = "true"
         return response
 
+    def try_out(self, request: Request) -> HttpResponse:
+        """A dry run is no deed: an Idempotency-Key is left for the real one."""
+        key_of(request)
+        items = items_of(read_body(request), "events")
+        tried = try_events(items, source=caller_of(request).source, kind=self.kind)
+        all_rejected = tried.rejected and tried.rejected == len(tried.results)
+        return HttpResponse(
+            encode(tried),
+            status=422 if all_rejected else 200,
+            content_type="application/json",
+        )
+
 
 class RecordEvents(_Record):
     kind = Kind.CUSTOMER
@@ -186,9 +323,10 @@ class RecordEvents(_Record):
         description=HOW,
         body=(EventIn, EventsIn),
         body_example=EVENT,
-        answers={202: EventsAnswer, 422: EventsAnswer},
+        parameters=[DRY_RUN, idempotency.PARAMETER],
+        answers={202: EventsAnswer, 200: Tried, 422: EventsAnswer},
         example=ANSWER,
-        parameters=[idempotency.PARAMETER],
+        more_examples={200: TRIED},
         problems=(409,),
     )
     def post(self, request: Request) -> HttpResponse:
@@ -209,9 +347,10 @@ class RecordSystemEvents(_Record):
             "name": "Product in stock",
             "context": {"product_id": 77, "name": "Bag"},
         },
-        answers={202: EventsAnswer, 422: EventsAnswer},
+        parameters=[DRY_RUN, idempotency.PARAMETER],
+        answers={202: EventsAnswer, 200: Tried, 422: EventsAnswer},
         example=ANSWER,
-        parameters=[idempotency.PARAMETER],
+        more_examples={200: TRIED_SYSTEM},
         problems=(409,),
     )
     def post(self, request: Request) -> HttpResponse:
@@ -273,8 +412,16 @@ class History(ApiView):
         description="Their own events, and the system events since they became known, "
         "newest first. Every page costs the same.",
         parameters=[
-            *LIST,
-            OpenApiParameter("name", description="Only events of this name."),
+            LIST[0],
+            OpenApiParameter(
+                "cursor",
+                {
+                    "type": "string",
+                    "pattern": r"^(-?[0-9]{1,16}\.[01]\.[0-9]{1,18})?$",
+                },
+                description="Where to go on; taken from `next` of the page before.",
+            ),
+            OpenApiParameter("name", TEXT, description="Only events of this name."),
             OpenApiParameter(
                 "since",
                 {"type": "string", "format": "date-time"},
@@ -286,7 +433,9 @@ class History(ApiView):
                 description="Only events before this time.",
             ),
             OpenApiParameter(
-                "text", description="Only events with this text in name or context."
+                "text",
+                TEXT,
+                description="Only events with this text in name or context.",
             ),
         ],
         answers={200: HistoryPage},

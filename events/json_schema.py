@@ -187,9 +187,9 @@ class _Reader:
                 "properties",
                 f"Null stands for “not set”, so it is let through for {told} too.",
             )
-        description = root.get("description")
-        if description is not None:
-            description = self.text("description", description, 10_000)
+        description = None
+        if "description" in root:
+            description = self.text("description", root["description"], 10_000)
         if self.errors:
             raise Several(self.errors) if len(self.errors) > 1 else self.errors[0]
         return Read(
@@ -211,7 +211,7 @@ class _Reader:
             self.leave(
                 "additionalProperties", "Fields that are not named may be anything."
             )
-        elif others is not None and not isinstance(others, bool):
+        elif "additionalProperties" in self.root and not isinstance(others, bool):
             self.refuse("additionalProperties", "It is true or false.")
         if said and others is not None and (said == "enforced") != self.is_closed:
             self.refuse(

@@ -24,7 +24,7 @@ from smartcomm.core.api import (
 )
 from smartcomm.core.bodies import MAX_ITEMS, read_struct
 from smartcomm.core.errors import Invalid, NotFound
-from smartcomm.core.openapi import LIST, operation
+from smartcomm.core.openapi import LIST, TEXT, operation
 from smartcomm.core.scopes import caller_of
 
 Meta = msgspec.Meta
@@ -133,9 +133,11 @@ FILTERS = [
         enum=RejectedEvent.Status.values,
         description="Only those of this status; open ones unless told.",
     ),
-    OpenApiParameter("code", description="Only those with this reason."),
-    OpenApiParameter("name", description="Only events of this name."),
-    OpenApiParameter("source", description="Only those from the source of this name."),
+    OpenApiParameter("code", TEXT, description="Only those with this reason."),
+    OpenApiParameter("name", TEXT, description="Only events of this name."),
+    OpenApiParameter(
+        "source", TEXT, description="Only those from the source of this name."
+    ),
 ]
 
 
@@ -152,10 +154,10 @@ class RejectedEvents(ApiView):
         parameters=[*LIST, *FILTERS],
         answers={200: RejectedEventsPage},
         example={"results": [REJECTED], "next": None},
-        problems=(400,),
+        problems=(400, 404),
     )
     def get(self, request: Request) -> Response:
-        status = read_text(request, "status") or RejectedEvent.Status.OPEN
+        status = request.query_params.get("status", RejectedEvent.Status.OPEN)
         if status not in RejectedEvent.Status.values:
             raise BadParameter(
                 f"“status” is one of {', '.join(RejectedEvent.Status.values)}.",
@@ -241,7 +243,7 @@ def _which(asked: ReplayIn) -> Which:
             raise Invalid(f"“{name}” has a NUL character.", field=f"filter.{name}")
     try:
         source = _source(told.pop("source", ""))
-    except BadParameter as error:
+    except NotFound as error:
         raise Invalid(error.message, field="filter.source") from error
     return Which(
         code=told.get("code"),
@@ -257,7 +259,7 @@ def _source(name: str) -> int | None:
         return None
     found = Source.objects.filter(name=name).values_list("pk", flat=True).first()
     if found is None:
-        raise BadParameter(f"There is no source “{name[:128]}”.", field="source")
+        raise NotFound(f"There is no source “{name[:128]}”.", field="source")
     return found
 
 

@@ -166,7 +166,8 @@ def register_types(
     if not wanted:
         return found
     for name, read in _read(wanted, kind, day).items():
-        known = _known.get(name)
+        # What a transaction notes may be taken back, and is not to be remembered.
+        known = _known.get(name) if remembers else None
         if known is not None and known.day == day:
             if known.says() == read.says() and not known.has_noted:
                 read = known

@@ -31,7 +31,7 @@ from smartcomm.core.api import (
 )
 from smartcomm.core.bodies import read_object, read_struct
 from smartcomm.core.errors import Invalid, NotFound
-from smartcomm.core.openapi import LIST, operation
+from smartcomm.core.openapi import LIST, TEXT, operation
 
 Meta = msgspec.Meta
 UNSET = msgspec.UNSET
@@ -223,7 +223,10 @@ HOW_SCHEMA = (
     "or its type, as with `oneOf`, is refused and changes nothing."
 )
 NAME = OpenApiParameter(
-    "name", required=True, description="The name of the type, percent-encoded."
+    "name",
+    {"type": "string", "minLength": 1, "maxLength": 128, "pattern": r"^[^\x00]*\S"},
+    required=True,
+    description="The name of the type, percent-encoded.",
 )
 
 
@@ -239,7 +242,7 @@ class EventTypes(ApiView):
         "the fields that were learnt from events or declared by staff.",
         parameters=[
             *LIST,
-            OpenApiParameter("name", description="Only the type with this name."),
+            OpenApiParameter("name", TEXT, description="Only the type with this name."),
         ],
         answers={200: EventTypesPage},
         example={"results": [EVENT_TYPE], "next": None},

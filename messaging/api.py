@@ -19,9 +19,9 @@ from customers.merging import current_ids
 from customers.models import Channel
 from events.models import Scope
 from messaging.models import Message
-from smartcomm.core.api import LIST_PARAMETERS, ApiView, page
+from smartcomm.core.api import LIST_PARAMETERS, ApiView, BadParameter, page
 from smartcomm.core.errors import NotFound
-from smartcomm.core.openapi import LIST, operation
+from smartcomm.core.openapi import LIST, TEXT, operation
 
 Meta = msgspec.Meta
 
@@ -115,10 +115,14 @@ def messages() -> QuerySet[Message]:
 
 FILTERS = [
     OpenApiParameter(
-        "customer", description="Only those to the customer with this external id."
+        "customer",
+        TEXT | {"minLength": 1},
+        description="Only those to the customer with this external id.",
     ),
     OpenApiParameter(
-        "campaign", {"type": "integer"}, description="Only those of this campaign."
+        "campaign",
+        {"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
+        description="Only those of this campaign.",
     ),
     OpenApiParameter("channel", enum=Channel.values, description="Only this channel."),
     OpenApiParameter(
@@ -146,6 +150,13 @@ class Messages(ApiView):
         problems=(400,),
     )
     def get(self, request: Request) -> Response:
+        for name in MessageFilter.base_filters:
+            if "" in request.query_params.getlist(name):
+                # Left out, it would be all messages that are answered.
+                raise BadParameter(
+                    f"“{name}” is empty. Say what to look for, or leave it out.",
+                    field=name,
+                )
         narrowed = MessageFilter(request.query_params, messages())
         if not narrowed.is_valid():
             raise translate_validation(narrowed.errors)

@@ -113,6 +113,28 @@ def close_interrupted(*, now: datetime | None = None) -> int:
     return len(closed)
 
 
+def why_not(message: Message, *, now: datetime) -> str:
+    """Why this queued message would not be sent if it were sent now; empty if it would.
+
+    Asks what sending asks, and changes nothing.
+    """
+    row = Claimed(
+        id=message.pk,
+        customer_id=message.customer_id,
+        channel=message.channel,
+        content_id=message.content_id,
+        event_id=message.event_id,
+        system_event_id=message.system_event_id,
+        run_id=message.run_id,
+        is_test=message.is_test,
+        address=message.address,
+        attempts=message.attempts,
+        expires_at=message.expires_at,
+    )
+    ended, _ = _prepare([row], now=now)
+    return ended[0].detail if ended else ""
+
+
 # --- claim ------------------------------------------------------------------------
 
 # The queue is read in lanes, one for each campaign and channel that has messages in it:

@@ -129,6 +129,22 @@ def events_matching(
     return {row[0] for row in fetch_all(query.text, query.params)}
 
 
+def event_fits(
+    condition: rules.Happened, event_id: int, *, now: datetime, dictionary: Dictionary
+) -> bool:
+    """Whether an event is among those that a condition chooses, before it counts them.
+
+    By name, period and context; the dictionary is that of a rule with the condition.
+    """
+    compiler = _Compiler(dictionary=dictionary, now=now)
+    query = sql(
+        "SELECT FROM events_event WHERE id = {} AND {}",
+        event_id,
+        join(" AND ", compiler.chosen(condition)),
+    )
+    return bool(fetch_all(query.text, query.params))
+
+
 @dataclass(frozen=True, slots=True)
 class _Query:
     sql: Sql
@@ -211,18 +227,9 @@ class _Compiler:
         return compare(operand, rule.op, rule.value, now=self.now)
 
     def _happened(self, rule: rules.Happened) -> _Query:
-        type_id = self.dictionary.types[rule.event].pk
         query = sql(
             "SELECT customer_id FROM events_event WHERE {}",
-            join(
-                " AND ",
-                [
-                    sql("type_id = {}", type_id),
-                    *self._restricted("customer_id"),
-                    *self._period(rule.period),
-                    *self.where(rule.where, type_id),
-                ],
-            ),
+            join(" AND ", self.chosen(rule)),
         )
         last = Sql("MAX(occurred_at)")
         match rule.question:
@@ -235,6 +242,16 @@ class _Compiler:
             case rules.LastDate(op, value):
                 having = compare_instant(last, op, value)
         return _Query(sql("{} GROUP BY customer_id HAVING {}", query, having))
+
+    def chosen(self, rule: rules.Happened) -> list[Sql]:
+        """What must hold of an event for the rule to look at it."""
+        type_id = self.dictionary.types[rule.event].pk
+        return [
+            sql("type_id = {}", type_id),
+            *self._restricted("customer_id"),
+            *self._period(rule.period),
+            *self.where(rule.where, type_id),
+        ]
 
     def _period(self, period: rules.Last | rules.Span | None) -> list[Sql]:
         occurred = Sql("occurred_at")

@@ -256,7 +256,7 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "SCHEMA_PATH_PREFIX": "/api/v1",
     "OAS_VERSION": "3.1.0",
-    "POSTPROCESSING_HOOKS": [],
+    "POSTPROCESSING_HOOKS": ["smartcomm.core.openapi.require_bodies"],
 }
 # How many requests a source may make in a second; 0 for no limit.
 API_REQUESTS_PER_SECOND = env.int("API_REQUESTS_PER_SECOND", default=5_000)

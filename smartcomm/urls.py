@@ -19,7 +19,7 @@ from smartcomm.site.health import healthz
 class ExternalId(StringConverter):
     """An ID may hold slashes, but a slash at its end is only a slip in an address."""
 
-    regex = r"[^/](?:.*[^/])?"
+    regex = r"[^/](?:(?s:.*)[^/])?"
 
 
 register_converter(ExternalId, "external_id")

@@ -33,6 +33,7 @@ from unfold.widgets import (
 )
 
 from events import keys
+from events.admin.trying import TryingMixin
 from events.lately import Lately, lately
 from events.models import (
     ApiKey,
@@ -145,7 +146,7 @@ ASKED_FOR_KEY = "asked_for_key"
 
 
 @admin.register(Source)
-class SourceAdmin(ModelAdmin):
+class SourceAdmin(TryingMixin, ModelAdmin):
     list_display: ClassVar = [
         "name",
         "state",

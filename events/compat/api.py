@@ -226,18 +226,18 @@ class CloudEventIn(msgspec.Struct, omit_defaults=True):
         str, Meta(min_length=1, max_length=128, description="What happened: our name.")
     ]
     subject: Annotated[
-        str | msgspec.UnsetType,
+        str | msgspec.UnsetType | None,
         Meta(description="The external id of the customer, unless `customer` tells."),
     ] = msgspec.UNSET
     time: Annotated[
-        str | msgspec.UnsetType,
+        str | msgspec.UnsetType | None,
         Meta(
             description="RFC 3339 with an offset; the time of receipt unless told.",
             extra_json_schema={"format": "date-time"},
         ),
     ] = msgspec.UNSET
     datacontenttype: Annotated[
-        str | msgspec.UnsetType,
+        str | msgspec.UnsetType | None,
         Meta(
             description="A type of JSON.",
             extra_json_schema={
@@ -246,7 +246,7 @@ class CloudEventIn(msgspec.Struct, omit_defaults=True):
         ),
     ] = msgspec.UNSET
     data: Annotated[
-        dict[str, Any],
+        dict[str, Any] | None,
         Meta(
             description="The context of the event, by field code.",
             extra_json_schema={
@@ -256,19 +256,20 @@ class CloudEventIn(msgspec.Struct, omit_defaults=True):
         ),
     ] = {}
     customer: Annotated[
-        str | msgspec.UnsetType,
+        str | msgspec.UnsetType | None,
         Meta(description="Extension: the external id, when `subject` is another."),
     ] = msgspec.UNSET
     kind: Annotated[
-        str | msgspec.UnsetType,
+        str | msgspec.UnsetType | None,
         Meta(
             description="Extension: `system` for an event of nobody's in spite of a "
             "subject. Unless told, what names a customer is that customer's event.",
-            extra_json_schema={"enum": ["customer", "system"]},
+            extra_json_schema={"enum": ["customer", "system", None]},
         ),
     ] = msgspec.UNSET
     backfill: Annotated[
-        bool, Meta(description="Extension: store and count it, but trigger nothing.")
+        bool | None,
+        Meta(description="Extension: store and count it, but trigger nothing."),
     ] = False
 
 

@@ -56,8 +56,8 @@ class ApiView(APIView):
     """One address of the API.
 
     `scopes` tells which scope each method asks for, `parameters` what may stand
-    behind the question mark of a GET: a misspelt filter is refused, since ignoring
-    it would answer another question.
+    behind the question mark: a misspelt one is refused, since ignoring it would
+    answer another question.
     """
 
     parser_classes = [MsgspecParser]
@@ -77,10 +77,9 @@ class ApiView(APIView):
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
-        if request.method == "GET":
-            for name in request.query_params:
-                if name not in self.parameters:
-                    raise BadParameter(_unknown(name, self.parameters), field=name)
+        for name in request.query_params:
+            if name not in self.parameters:
+                raise BadParameter(_unknown(name, self.parameters), field=name)
 
     def perform_authentication(self, request: Request) -> None:
         """Who calls, and whether it may call now: before anything else is looked at.
@@ -151,11 +150,21 @@ def read_text(request: Request, name: str) -> str:
     return text
 
 
+def read_flag(request: Request, name: str) -> bool:
+    """A parameter that is true or false; false when it is not told."""
+    match request.query_params.getlist(name):
+        case [] | ["false"]:
+            return False
+        case ["true"]:
+            return True
+    raise BadParameter(f"“{name}” must be true or false, told once.", field=name)
+
+
 def read_time(request: Request, name: str) -> datetime | None:
     """A parameter as a time; None when it is not told."""
     # A plus sign that was not encoded arrives as a space.
     text = read_text(request, name).strip().replace(" ", "+")
-    if not text:
+    if name not in request.query_params:
         return None
     try:
         return msgspec.convert(text, Instant).astimezone(UTC)

@@ -57,6 +57,9 @@ HEADERS = [
     )
 ]
 
+#: A text among the parameters of an address.
+TEXT = {"type": "string", "pattern": "^[^\\x00]*$"}
+
 LIST = [
     OpenApiParameter(
         "limit",
@@ -65,7 +68,7 @@ LIST = [
     ),
     OpenApiParameter(
         "cursor",
-        {"type": "string"},
+        {"type": "string", "pattern": "^[0-9]{1,18}$"},
         description="Where to go on; taken from `next` of the page before.",
     ),
 ]
@@ -111,6 +114,7 @@ def operation(
     body: Any = None,
     body_example: Any = None,
     example: Any = None,
+    more_examples: Mapping[int, Any] | None = None,
     parameters: Sequence[OpenApiParameter] = (),
     problems: Sequence[int] = (),
 ) -> Callable[[Any], Any]:
@@ -118,18 +122,21 @@ def operation(
 
     `body` is a struct, or a tuple of those it may be. `answers` maps statuses to
     structs, or to None for an answer without a body; `example` is the body of the
-    first of them.
+    first of them and of others of its shape, `more_examples` are the rest.
     """
     first = next(iter(answers))
     examples = []
     if body_example is not None:
         examples.append(OpenApiExample("Request", body_example, request_only=True))
-    if example is not None:
-        examples.append(
-            OpenApiExample(
-                "Answer", example, response_only=True, status_codes=[str(first)]
-            )
-        )
+    told = {
+        status: example
+        for status, shape in answers.items()
+        if example is not None and shape is answers[first] and status < 300
+    }
+    examples += [
+        OpenApiExample("Answer", body, response_only=True, status_codes=[str(status)])
+        for status, body in {**told, **(more_examples or {})}.items()
+    ]
     responses: dict[Any, Any] = {
         status: OpenApiResponse(shape, description=WORDS[status])
         for status, shape in answers.items()
@@ -149,6 +156,15 @@ def operation(
         examples=examples,
         parameters=[*parameters, *HEADERS],
     )
+
+
+def require_bodies(result: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+    """Say that a call which takes a body does not do without."""
+    for methods in result["paths"].values():
+        for told in methods.values():
+            if "requestBody" in told:
+                told["requestBody"]["required"] = True
+    return result
 
 
 def _body(body: Any) -> Any:

@@ -420,6 +420,19 @@ def make_category_consent(category) -> None:
 # Devices
 
 
+@pytest.mark.parametrize("platform", [{}, [], 5, None, "fax"])
+def test_a_device_of_no_platform_is_refused(platform):
+    item = {
+        "external_id": "C-1",
+        "devices": [{"platform": platform, "token": "t"}],
+    }
+
+    (result,) = upsert(item)
+
+    assert result.status == "rejected"
+    assert result.errors[0].field == "devices.0.platform"
+
+
 def test_a_device_is_added_and_others_stay():
     put(devices=[{"platform": "android", "token": "t-1"}])
 

@@ -248,6 +248,7 @@ def test_a_history_is_narrowed_by_name_period_and_text(api):
     ("query", "field"),
     [
         ("since=yesterday", "since"),
+        ("since=", "since"),
         ("until=2026-01-01T10:00:00", "until"),
         ("since=0001-01-01T00:00:00%2B05:00", "since"),
         ("cursor=nonsense", "cursor"),

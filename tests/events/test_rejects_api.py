@@ -92,12 +92,18 @@ def test_they_are_narrowed_by_status_reason_name_and_source(api):
 
 
 @pytest.mark.parametrize(
-    "query", ["status=gone", "source=nobody", "reason=x", "code=%00", "cursor=x"]
+    "query", ["status=gone", "status=", "reason=x", "code=%00", "cursor=x"]
 )
 def test_a_filter_that_is_not_understood_is_refused(api, query):
     refuse(api, "1")
 
     problem(api.get(f"/rejected-events?{query}"), 400, "parameter_invalid")
+
+
+def test_a_source_that_does_not_exist_is_told_so(api):
+    refuse(api, "1")
+
+    problem(api.get("/rejected-events?source=nobody"), 404, "not_found")
 
 
 def test_what_is_not_json_and_half_a_surrogate_pair_are_told_too(api):

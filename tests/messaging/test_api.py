@@ -118,6 +118,9 @@ def test_messages_are_listed_newest_first_and_narrowed(api):
         ("campaign=1e400", "campaign"),
         ("campaign=99999999999999999999999", "campaign"),
         ("customer=%00", "customer"),
+        ("customer=", "customer"),
+        ("channel=", "channel"),
+        ("status=sent&status=", "status"),
         ("run=1", "run"),
     ],
 )
