@@ -251,7 +251,6 @@ NOT_OF_THE_API = {
         "column_unknown",
         "columns_collide",
         "value_type",
-        "birth_date_invalid",
     },
     "events/importing/reading.py": {
         "file_unreadable",
