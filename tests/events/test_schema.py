@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from events import declare, drift, schema
 from events.declare import Declaration, Field
@@ -284,6 +285,18 @@ def test_the_day_a_field_and_its_type_were_last_seen_is_written_down(committed):
     }
 
 
+def test_of_two_processes_the_later_day_stands():
+    order = a_type(last_seen_on=TODAY)
+    field = order.fields.get(code="amount")
+
+    for day in (TODAY + timedelta(days=1), TODAY):
+        drift.mark_seen([order.pk], [field.pk], day=day)
+
+    for row in (order, field):
+        row.refresh_from_db()
+        assert row.last_seen_on == TODAY + timedelta(days=1)
+
+
 def changes_of(order: EventType) -> int:
     return drift.with_changes(EventType.objects.all()).get(pk=order.pk).changes
 
@@ -437,7 +450,9 @@ def test_who_mends_a_type_elsewhere_and_replays_gets_the_rules_of_now(clock):
     from events.replays import replay
 
     order = a_type(Mode.ENFORCED)
-    assert pay({"amount": 1, "coupon": "X"}).rejected == 1
+    # On the day of the replay, so that only the transaction makes it look again.
+    refused = pay({"amount": 1, "coupon": "X"}, now=timezone.now())
+    assert refused.rejected == 1
     EventField.objects.create(type=order, code="coupon", value_type="string")
 
     done = replay(RejectedEvent.objects.all())
