@@ -69,7 +69,7 @@ class CampaignIn(msgspec.Struct, kw_only=True, omit_defaults=True):
     description: str = ""
     trigger: TriggerShape
     entry: EntryShape | msgspec.UnsetType = msgspec.UNSET
-    start: Annotated[str, Meta(description="The key of the first step.")] = ""
+    start: Annotated[str | None, Meta(description="The key of the first step.")] = ""
     steps: list[StepShape] = []
 
 

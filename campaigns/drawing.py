@@ -124,7 +124,8 @@ class _Reader:
             return {}
         self.only(data, {"trigger", "entry", "start", "steps"}, "")
         steps = self.steps(data.get("steps", []))
-        start = data.get("start") or ""
+        start = data.get("start")
+        start = "" if start is None else start
         if not isinstance(start, str):
             self.wrong("“start” is the key of the first step.", "start")
         return {
@@ -142,7 +143,7 @@ class _Reader:
             )
             return {}
         self.only(data, {"kind", "event", "where", "max_age_hours"}, "trigger")
-        kind, event = data.get("kind"), data.get("event") or ""
+        kind, event = data.get("kind"), data.get("event", "")
         if kind not in Version.Trigger:
             self.wrong(
                 f"“kind” is one of {', '.join(Version.Trigger.values)}.", "trigger.kind"

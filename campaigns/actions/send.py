@@ -83,7 +83,8 @@ class Send(Action):
         only(config, {*self.texts, "category", "missing"})
         cleaned: Config = {}
         for name in self.texts:
-            text = config.get(name) or ""
+            text = config.get(name)
+            text = "" if text is None else text
             if not isinstance(text, str):
                 raise ConfigInvalid(f"“{name}” is a text.", field=name)
             cleaned[name] = text
