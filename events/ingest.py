@@ -7,8 +7,10 @@ by a unique constraint, for ever.
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -34,10 +36,20 @@ from events.models import (
 )
 from events.signals import events_recorded
 from events.store import MOST_SHARED, Key, Sent, Unshared, insert, run_here, shared
-from events.wire import MAX_ID, MAX_NAME, UNSTORABLE, Item, Refusal, read_item
+from events.wire import (
+    MAX_CUSTOMER_ID,
+    MAX_ID,
+    MAX_NAME,
+    UNSTORABLE,
+    Item,
+    Refusal,
+    read_item,
+)
 from smartcomm.core.db import fetch_all
 from smartcomm.core.errors import Conflict
 from smartcomm.core.strict_json import Unfit
+
+NORMALISE = {"email": normalise_email, "phone": normalise_phone}
 
 ACCEPTED = "accepted"
 DUPLICATE = "duplicate"
@@ -176,15 +188,61 @@ def _name_customers(rows: list[_Row], rejections: dict[int, Refusal]) -> list[_R
         return rows
     contacts = _find_by_contact(rows)
     named = []
+    strangers = []
     for row in rows:
         if row.by != "external_id":
             try:
-                row.customer, row.stub = _by_contact(row.by, row.customer, contacts)
+                owner = _owner(row.by, row.customer, contacts)
             except Refusal as refusal:
                 rejections[row.index] = refusal
                 continue
+            if owner:
+                row.customer = owner
+            else:
+                strangers.append(row)
         named.append(row)
+    if strangers:
+        _name_stubs(strangers)
     return named
+
+
+def _name_stubs(rows: Iterable[_Row]) -> None:
+    """Give those whose contact nobody has the ID of the stub that will have it."""
+    contacts = {
+        (row.by, row.customer): NORMALISE[row.by](row.customer).value for row in rows
+    }
+    ids: dict[tuple[str, str], str] = {}
+    for number in itertools.count(1):
+        left = {(by, value) for (by, _), value in contacts.items()} - ids.keys()
+        if not left:
+            break
+        tried = {key: _stub_id(*key, number) for key in left}
+        # Who goes by such an ID has another contact by now, or was merged away.
+        there = Customer.objects.filter(external_id__in=tried.values())
+        taken = set(current_ids(tried.values())) | {
+            one.external_id for one in there if not _has(one, tried)
+        }
+        ids |= {key: one for key, one in tried.items() if one not in taken}
+    for row in rows:
+        value = contacts[row.by, row.customer]
+        row.stub = {row.by: value, f"{row.by}_is_valid": True}
+        row.customer = ids[row.by, value]
+
+
+def _has(customer: Customer, tried: Mapping[tuple[str, str], str]) -> bool:
+    return any(
+        one == customer.external_id and getattr(customer, by) == value
+        for (by, value), one in tried.items()
+    )
+
+
+def _stub_id(by: str, value: str, number: int) -> str:
+    """email:anna@example.com; longer ones are cut and told apart by their hash."""
+    made = f"{by}:{value}" if number == 1 else f"{by}:{value}~{number}"
+    if len(made) <= MAX_CUSTOMER_ID:
+        return made
+    digest = hashlib.sha256(made.encode()).hexdigest()[:16]
+    return f"{made[: MAX_CUSTOMER_ID - 17]}~{digest}"
 
 
 def _settle_customers(
@@ -195,7 +253,10 @@ def _settle_customers(
     Whoever was merged into another goes by the other's ID; whoever is not known is
     created, or the event refused, as the source's policy has it.
     """
-    wanted = {row.customer: row.stub for row in rows}
+    wanted: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        # Named by ID as well as by contact, a stub has the contact all the same.
+        wanted[row.customer] = row.stub or wanted.get(row.customer, {})
     known = _lock(wanted)
     missing = wanted.keys() - known
     if not missing:
@@ -250,7 +311,7 @@ _Contacts = dict[tuple[str, str], list[str]]
 def _find_by_contact(rows: Iterable[_Row]) -> _Contacts:
     """("email" | "phone", value as sent) → external ids of those who have it."""
     found: _Contacts = {}
-    for by, normalise in (("email", normalise_email), ("phone", normalise_phone)):
+    for by, normalise in NORMALISE.items():
         sent = {row.customer for row in rows if row.by == by}
         if not sent:
             continue
@@ -264,8 +325,8 @@ def _find_by_contact(rows: Iterable[_Row]) -> _Contacts:
     return found
 
 
-def _by_contact(by: str, value: str, contacts: _Contacts) -> tuple[str, dict[str, Any]]:
-    """The external id of the one customer with this contact, or of a stub to make."""
+def _owner(by: str, value: str, contacts: _Contacts) -> str:
+    """The external id of the one customer with this contact; empty if there is none."""
     owners = contacts.get((by, value))
     if owners is None:
         raise Refusal(
@@ -278,10 +339,7 @@ def _by_contact(by: str, value: str, contacts: _Contacts) -> tuple[str, dict[str
             "external id instead, or merge them.",
             field=f"customer.{by}",
         )
-    if owners:
-        return owners[0], {}
-    normalised = (normalise_email if by == "email" else normalise_phone)(value).value
-    return f"{by}:{normalised}", {by: normalised, f"{by}_is_valid": True}
+    return owners[0] if owners else ""
 
 
 def _insert_known(
@@ -452,5 +510,7 @@ def item_as_text(item: object) -> str:
 
 def _sent_text(item: object, key: str, most: int) -> str:
     """A text of an item that was refused, as far as it can be told and stored."""
+    if isinstance(item, Unfit):
+        item = item.loosely()
     sent = item.get(key) if isinstance(item, dict) else None
     return UNSTORABLE.sub("\ufffd", sent)[:most] if isinstance(sent, str) else ""

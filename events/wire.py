@@ -24,6 +24,7 @@ MAX_ITEMS = 1_000
 MAX_ID = 200
 MAX_NAME = 128
 MAX_CUSTOMER_ID = 128
+MAX_CONTACT = 254
 MAX_CONTEXT_BYTES = 32 * 1024
 MAX_CONTEXT_FIELDS = 100
 MAX_CONTEXT_DEPTH = 6
@@ -34,7 +35,7 @@ FUTURE = timedelta(minutes=5)
 
 FIELD_CODE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}\Z")
 RFC_3339 = re.compile(
-    r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})?\Z"
+    r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:[0-5]\d)?\Z"
 )
 #: What no text in the database can hold.
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
@@ -141,6 +142,8 @@ def _customer(value: object) -> tuple[str, str]:
             "“customer” is missing: say whose event it is.",
             field=place,
         )
+    if by != "external_id" and isinstance(found, str) and len(found) <= MAX_CONTACT:
+        return by, _storable(found, place)
     try:
         return by, check_external_id(found)
     except Invalid as error:

@@ -65,6 +65,8 @@ def read_body(request: Request, *, types: re.Pattern[str] = _TYPE) -> bytes:
     if request.content_type and not types.match(request.content_type):
         raise exceptions.UnsupportedMediaType(request.content_type)
     encoding = headers.get("Content-Encoding", "identity").strip().lower()
+    # An old name of the same thing (RFC 9110, 8.4.1.3).
+    encoding = "gzip" if encoding == "x-gzip" else encoding
     if encoding not in ("identity", "gzip"):
         raise exceptions.UnsupportedMediaType(encoding)
     body = b""

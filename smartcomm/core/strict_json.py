@@ -35,6 +35,10 @@ class Unfit:
     message: str
     field: str = ""
 
+    def loosely(self) -> Any:
+        """What it says, the last of equal keys, and numbers as texts: to be shown."""
+        return _scanner.decode(self.text)
+
 
 def decode(body: bytes) -> Any:
     """Read JSON as the standard has it: UTF-8, no NaN, no comments; no key twice."""

@@ -9,6 +9,7 @@ import pytest
 from django.db import DatabaseError, connection, transaction
 from django.test.utils import CaptureQueriesContext
 
+from customers.merging import merge
 from customers.models import Customer
 from events.ingest import record_events
 from events.models import (
@@ -23,6 +24,7 @@ from events.models import (
     SystemEvent,
 )
 from events.signals import events_recorded
+from smartcomm.core.strict_json import decode_item
 from tests import make
 
 pytestmark = pytest.mark.django_db
@@ -331,3 +333,75 @@ def test_the_past_is_welcome_and_the_future_is_not():
     assert at(NOW - timedelta(days=9000)) == ["accepted"]
     assert at(NOW + timedelta(minutes=5)) == ["accepted"]
     assert at(NOW + timedelta(minutes=5, seconds=1)) == ["rejected"]
+
+
+# Named by contact, and nobody has it
+
+
+def by_email(email: str, id: str = "1") -> dict:
+    return {"id": id, "name": "Order paid", "customer": {"email": email}}
+
+
+def test_a_long_address_spoils_no_batch_and_is_one_customer():
+    """Its stub's ID would be longer than an ID can be."""
+    long = f"{'a' * 60}@{'b' * 50}.{'c' * 12}.com"
+    longer = f"{'a' * 60}@{'b' * 60}.{'c' * 60}.{'d' * 40}.com"
+
+    first = record(by_email(long), by_email(longer), by_email("b@example.com"))
+    again = record(by_email(long, "2"), by_email(longer, "2"))
+
+    assert (first.accepted, again.accepted) == (3, 2)
+    assert Customer.objects.count() == 3
+    assert set(Customer.objects.values_list("email", flat=True)) == {
+        long,
+        longer,
+        "b@example.com",
+    }
+
+
+def test_an_event_is_not_booked_to_who_had_the_address_before():
+    record(by_email("old@example.com"))
+    Customer.objects.update(email="new@example.com")
+
+    record(by_email("old@example.com", "2"))
+    record(by_email("old@example.com", "3"))
+
+    was, now = Customer.objects.order_by("pk")
+    assert (was.email, now.email) == ("new@example.com", "old@example.com")
+    assert was.events.count() == 1
+    assert now.events.count() == 2
+
+
+def test_nor_to_whom_that_one_was_merged_into():
+    record(by_email("old@example.com"))
+    stub = Customer.objects.get()
+    kept = make.customer("C-1", email="anna@example.com")
+    merge(kept.external_id, stub.external_id, by="test", now=NOW)
+    assert Customer.objects.count() == 1
+
+    record(by_email("old@example.com", "2"))
+
+    other = Customer.objects.exclude(pk=kept.pk).get()
+    assert other.email == "old@example.com"
+    assert other.events.get().external_id == "2"
+
+
+def test_a_stub_named_by_id_and_by_contact_has_the_contact():
+    record(
+        by_email("a@example.com"),
+        {"id": "2", "name": "Order paid", "customer": "email:a@example.com"},
+    )
+
+    assert Customer.objects.get().email == "a@example.com"
+
+
+def test_an_odd_item_keeps_its_id_and_name():
+    text = (
+        '{"id": "odd", "name": "Order paid", "customer": "x", "context": {"a": 1e400}}'
+    )
+
+    recorded = record(decode_item(text))
+
+    assert recorded.results[0].id == "odd"
+    kept = RejectedEvent.objects.get()
+    assert (kept.external_id, kept.name, kept.payload) == ("odd", "Order paid", text)
