@@ -45,7 +45,7 @@ from events.remedies import (
     suggested_code,
     value_at,
 )
-from smartcomm.core.admin import JournalAdmin
+from smartcomm.core.admin import JournalAdmin, storable
 from smartcomm.core.errors import UserError
 
 Status = RejectedEvent.Status
@@ -59,11 +59,17 @@ REPLAY = "events.change_rejectedevent"
 # --- which of them --------------------------------------------------------------------
 
 
+#: No source: numbers begin with 1.
+NOBODY = 0
+
+
 def which_of(asked: QueryDict) -> Which:
-    """The rejected events that an address names."""
+    """The rejected events that an address names; none, where it is not understood."""
+    asked = storable(asked)
     source = asked.get("source", "")
+    is_number = source.isascii() and source.isdigit()
     return Which(
-        source=int(source) if source.isascii() and source.isdigit() else None,
+        source=int(source) if is_number else NOBODY if source else None,
         kind=asked.get("kind"),
         code=asked.get("code"),
         field=asked.get("field"),

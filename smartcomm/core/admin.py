@@ -13,7 +13,7 @@ from django.contrib import admin
 from django.core.paginator import Paginator
 from django.db import models
 from django.db.models import F
-from django.http import HttpRequest
+from django.http import HttpRequest, QueryDict
 from django.utils import timezone
 from django.utils.functional import cached_property
 from unfold import admin as unfold
@@ -58,6 +58,23 @@ class ModelAdmin(unfold.ModelAdmin):
     list_per_page = 50
     warn_unsaved_form = True
     compressed_fields = True
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:
+        request.GET = storable(request.GET)  # type: ignore[assignment]
+        return super().changelist_view(request, extra_context)
+
+
+def storable(asked: QueryDict) -> QueryDict:
+    """What an address asks for, without what no text in the database can hold.
+
+    In its place stands a mark that nothing matches.
+    """
+    if not any("\x00" in value for _, values in asked.lists() for value in values):
+        return asked
+    found = asked.copy()
+    for name, values in asked.lists():
+        found.setlist(name, [value.replace("\x00", "\ufffd") for value in values])
+    return found
 
 
 class TabularInline(unfold.TabularInline):
