@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -218,22 +218,17 @@ def _name_stubs(rows: Iterable[_Row]) -> None:
             break
         tried = {key: _stub_id(*key, number) for key in left}
         # Who goes by such an ID has another contact by now, or was merged away.
-        there = Customer.objects.filter(external_id__in=tried.values())
-        taken = set(current_ids(tried.values())) | {
-            one.external_id for one in there if not _has(one, tried)
-        }
+        meant = {one: key for key, one in tried.items()}
+        taken = set(current_ids(meant))
+        for customer in Customer.objects.filter(external_id__in=meant):
+            by, value = meant[customer.external_id]
+            if getattr(customer, by) != value:
+                taken.add(customer.external_id)
         ids |= {key: one for key, one in tried.items() if one not in taken}
     for row in rows:
         value = contacts[row.by, row.customer]
         row.stub = {row.by: value, f"{row.by}_is_valid": True}
         row.customer = ids[row.by, value]
-
-
-def _has(customer: Customer, tried: Mapping[tuple[str, str], str]) -> bool:
-    return any(
-        one == customer.external_id and getattr(customer, by) == value
-        for (by, value), one in tried.items()
-    )
 
 
 def _stub_id(by: str, value: str, number: int) -> str:
