@@ -23,11 +23,12 @@ from unfold.widgets import (
     UnfoldAdminDecimalFieldWidget,
     UnfoldAdminNullBooleanSelectWidget,
     UnfoldAdminSingleDateWidget,
+    UnfoldAdminTextareaWidget,
     UnfoldAdminTextInputWidget,
 )
 
 from customers import search, sharing
-from customers.attributes import is_date
+from customers.attributes import MAX_ITEMS, MAX_TEXT, is_date
 from customers.consent import remember
 from customers.contacts import normalise_email, normalise_phone
 from customers.merging import current_ids
@@ -70,11 +71,46 @@ def _date_field(**common: Any) -> forms.Field:
     return _DateField(widget=UnfoldAdminSingleDateWidget(), **common)
 
 
+class _ListField(forms.CharField):
+    """One value a line. What stood there before keeps its type: a number stays one."""
+
+    def __init__(self, **common: Any) -> None:
+        super().__init__(
+            widget=UnfoldAdminTextareaWidget(), help_text="One value a line.", **common
+        )
+
+    def prepare_value(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return "\n".join(map(_line, value))
+        return value
+
+    def clean(self, value: Any) -> list[str]:
+        lines = [line.strip() for line in super().clean(value).splitlines()]
+        values = [line for line in lines if line]
+        if len(values) > MAX_ITEMS or any(len(one) > MAX_TEXT for one in values):
+            raise ValidationError(
+                f"At most {MAX_ITEMS} values, of up to {MAX_TEXT} characters each."
+            )
+        return values
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        lines = [line.strip() for line in (data or "").splitlines() if line.strip()]
+        shown = (self.prepare_value(initial or []) or "").splitlines()
+        return bool(lines != [line.strip() for line in shown if line.strip()])
+
+
+def _line(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
+
+
 FIELDS: dict[str, Callable[..., forms.Field]] = {
     Attribute.Type.STRING: _text_field,
     Attribute.Type.NUMBER: _number_field,
     Attribute.Type.BOOLEAN: _yes_no_field,
     Attribute.Type.DATE: _date_field,
+    Attribute.Type.LIST: _ListField,
 }
 
 
@@ -145,8 +181,12 @@ class CustomerForm(forms.ModelForm):
             if name not in self.changed_data:
                 continue
             value = self.cleaned_data[name]
-            if value is None or value == "":
+            if value is None or value == "" or value == []:
                 values.pop(attribute.code, None)
+            elif isinstance(value, list):
+                before = values.get(attribute.code)
+                typed = {_line(one): one for one in before or []}
+                values[attribute.code] = [typed.get(one, one) for one in value]
             else:
                 values[attribute.code] = _as_json(value)
         self.instance.attributes = values

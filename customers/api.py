@@ -204,10 +204,10 @@ class CustomerChange(msgspec.Struct, omit_defaults=True):
         ),
     ] = None
     attributes: Annotated[
-        dict[str, str | float | bool | None],
+        dict[str, str | float | bool | list[str | float | bool] | None],
         Meta(
             description="By code. The first value teaches the type (text, number, "
-            "boolean, date); another type later is refused. Null removes one."
+            "boolean, date, list); another type later is refused. Null removes one."
         ),
     ] = {}
     consents: ConsentsIn = msgspec.field(default_factory=ConsentsIn)

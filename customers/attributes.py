@@ -13,6 +13,8 @@ Type = Attribute.Type
 
 CODE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 MAX_TEXT = 4_096
+#: So many values in a list.
+MAX_ITEMS = 200
 
 # What the database function smartcomm_instant reads as a date, and nothing else.
 _DATE = re.compile(
@@ -25,11 +27,12 @@ SHOULD_BE = {
     Type.NUMBER: "a number, without quotes",
     Type.BOOLEAN: "true or false, without quotes",
     Type.DATE: "a date: 2026-11-20, or 2026-11-20T10:15:00Z",
+    Type.LIST: "a list of texts, numbers, true or false",
 }
 
 
 def type_of(value: object) -> Type | None:
-    """The type that a first value teaches; None if it is no single value."""
+    """The type that a first value teaches; None for what no attribute may hold."""
     match value:
         case bool():
             return Type.BOOLEAN
@@ -37,6 +40,8 @@ def type_of(value: object) -> Type | None:
             return Type.NUMBER
         case str():
             return Type.DATE if is_date(value) else Type.STRING
+        case list() if all(isinstance(one, str | int | float) for one in value):
+            return Type.LIST
     return None
 
 

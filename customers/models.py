@@ -135,6 +135,7 @@ class Attribute(models.Model):
         NUMBER = "number", "Number"
         BOOLEAN = "boolean", "Yes or no"
         DATE = "date", "Date"
+        LIST = "list", "List"
 
     code = models.CharField(max_length=64, unique=True)
     label = models.CharField(max_length=150, blank=True)

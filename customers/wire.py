@@ -13,7 +13,7 @@ from zoneinfo import available_timezones
 
 import msgspec
 
-from customers.attributes import MAX_TEXT, check_code, type_of
+from customers.attributes import MAX_ITEMS, MAX_TEXT, check_code, type_of
 from customers.devices import MAX_DEVICES
 from customers.models import Channel, Customer, Device
 from smartcomm.core.errors import Invalid, UserError
@@ -265,16 +265,24 @@ def _attributes(value: object) -> dict[str, Any]:
         if one is not None and type_of(one) is None:
             raise _wrong(
                 place,
-                "one value: a text, a number, true or false, a date, or null",
+                "one value: a text, a number, true or false, a date, or null; or a "
+                "list of them",
                 code="type_wrong",
             )
-        if isinstance(one, str) and len(one) > MAX_TEXT:
-            raise _wrong(place, f"at most {MAX_TEXT} characters long", code="too_long")
-        if isinstance(one, str) and _UNSTORABLE.search(one):
-            raise _wrong(place, "free of NUL characters")
-        if isinstance(one, float) and not math.isfinite(one):
-            raise _wrong(place, "a number that is finite")
+        if isinstance(one, list) and len(one) > MAX_ITEMS:
+            raise _wrong(place, f"at most {MAX_ITEMS} values", code="too_long")
+        for single in one if isinstance(one, list) else [one]:
+            _check_attribute(place, single)
     return values
+
+
+def _check_attribute(place: str, one: object) -> None:
+    if isinstance(one, str) and len(one) > MAX_TEXT:
+        raise _wrong(place, f"at most {MAX_TEXT} characters long", code="too_long")
+    if isinstance(one, str) and _UNSTORABLE.search(one):
+        raise _wrong(place, "free of NUL characters")
+    if isinstance(one, float) and not math.isfinite(one):
+        raise _wrong(place, "a number that is finite")
 
 
 def _consents(value: object, now: datetime) -> list[Answer]:

@@ -262,6 +262,29 @@ def test_attributes_are_fields_of_their_type_and_others_are_kept(admin_client):
     }
 
 
+def test_a_list_is_edited_line_by_line_and_its_values_keep_their_types(admin_client):
+    Attribute.objects.create(code="interests", type="list")
+    anna = make.customer("C-1", attributes={"interests": ["tea", 7, True]})
+
+    shown = admin_client.get(edit_url(anna)).content.decode()
+    assert "tea\n7\nyes" in shown
+    same = form(city="Riga", attribute_interests="tea\r\n7\r\nyes")
+    admin_client.post(edit_url(anna), same)
+    anna.refresh_from_db()
+    assert (anna.city, anna.attributes) == ("Riga", {"interests": ["tea", 7, True]})
+
+    other = form(attribute_interests="7\r\n\r\n jazz \r\n")
+    admin_client.post(edit_url(anna), other)
+    anna.refresh_from_db()
+    assert anna.attributes == {"interests": [7, "jazz"]}
+
+    refused = admin_client.post(edit_url(anna), form(attribute_interests="x\n" * 201))
+    assert "At most 200 values" in refused.content.decode()
+    admin_client.post(edit_url(anna), form(attribute_interests=""))
+    anna.refresh_from_db()
+    assert anna.attributes == {}
+
+
 def test_an_attribute_of_the_wrong_type_is_refused(admin_client):
     Attribute.objects.create(code="children", type="number")
     anna = make.customer("C-1")

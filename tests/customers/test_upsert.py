@@ -204,7 +204,12 @@ def test_everything_that_is_wrong_with_an_item_is_told_at_once():
         ("attributes", None),
         ("attributes", {f"a{n}": n for n in range(101)}),
         ("attributes", {"tier": {"level": 1}}),
-        ("attributes", {"tier": ["gold"]}),
+        ("attributes", {"tier": [["gold"]]}),
+        ("attributes", {"tier": ["gold", None]}),
+        ("attributes", {"tier": [{"level": 1}]}),
+        ("attributes", {"tier": ["x"] * 201}),
+        ("attributes", {"tier": ["x" * 4097]}),
+        ("attributes", {"tier": ["\x00"]}),
         ("attributes", {"tier": "x" * 4097}),
         ("attributes", {"tier": "\x00"}),
         ("attributes", {"1st": "x"}),
@@ -316,6 +321,8 @@ def test_the_first_value_teaches_the_type_of_an_attribute():
         ("date", "yesterday", "2024-01-02T10:00:00Z"),
         ("date", "2024-02-30", "2024-02-29"),
         ("date", 20240102, "2024-01-02"),
+        ("list", "gold", ["gold", 5, True]),
+        ("string", ["gold"], "gold"),
     ],
 )
 def test_another_type_later_is_refused_naming_the_attribute(type, wrong, right):
@@ -345,6 +352,16 @@ def test_an_item_that_is_refused_teaches_nothing():
     upsert({"external_id": "C-1", "attributes": {"tier": "gold"}, "city": 5})
 
     assert not Attribute.objects.exists()
+
+
+def test_a_list_replaces_the_one_before():
+    put(attributes={"interests": ["tea", "jazz"]})
+    put(attributes={"interests": ["tea", 7]})
+
+    assert anna().attributes == {"interests": ["tea", 7]}
+    assert Attribute.objects.get().type == "list"
+    put(attributes={"interests": []})
+    assert anna().attributes == {"interests": []}
 
 
 def test_attributes_are_added_to_those_known_and_null_removes_one():

@@ -295,6 +295,26 @@ def test_a_customer_leaves_a_segment_of_those_who_never_did(api):
     assert (told["before"], told["after"]) == (True, False)
 
 
+def test_a_segment_is_touched_by_the_event_beside_or_since_which_others_count(api):
+    anna = make.customer("C-1")
+    make.event(anna, "Viewed", at=timezone.now() - timedelta(days=400))
+    make.event(make.customer("C-9"), "Order paid")
+    dear = {"field": "price", "op": ">", "value": 50}
+    paid = {"event": "Order paid", "where": [dear]}
+    segment("Not paid", {"event": "Viewed", "without": paid})
+    segment("Since", {"event": "Viewed", "period": {"since": paid}})
+
+    told = tried(api, event(context={"price": 99}))["results"][0]["segments"]
+
+    assert [(one["name"], one["before"], one["after"]) for one in told] == [
+        ("Not paid", True, False),
+        ("Since", False, False),
+    ]
+    assert [one["conditions"][0]["fits"] for one in told] == [True, True]
+    small = tried(api, event(context={"price": 1}))["results"][0]["segments"]
+    assert [one["conditions"][0]["fits"] for one in small] == [False, False]
+
+
 def test_a_segment_that_asks_for_another_is_touched_through_it(api):
     make.customer("C-1")
     make.event(make.customer("C-9"), "Order paid")

@@ -278,7 +278,7 @@ def test_a_wrong_trait_spoils_no_other_and_alone_is_kept(segment):
                 "email": "anna@example.com",
                 "birthday": "1990-02-30",
                 "plan": "gold",
-                "tags": ["a", "b"],
+                "tags": [["a"], "b"],
             },
             messageId="m-1",
         )
@@ -296,7 +296,7 @@ def test_a_wrong_trait_spoils_no_other_and_alone_is_kept(segment):
     assert "traits.tags" in kept.message
     assert json.loads(kept.payload)["traits"] == {
         "birthday": "1990-02-30",
-        "tags": ["a", "b"],
+        "tags": [["a"], "b"],
     }
 
 
@@ -337,7 +337,7 @@ def test_two_who_teach_an_attribute_differently_in_one_batch(segment):
 
 
 def test_replaying_what_is_left_of_an_identify_tells_nothing_but_that(segment):
-    segment.batch(identify(traits={"plan": "gold", "tags": ["a"]}))
+    segment.batch(identify(traits={"plan": "gold", "tags": [["a"]]}))
     segment.batch(identify(traits={"plan": "silver"}))
     kept = RejectedEvent.objects.get()
     repaired = json.loads(kept.payload)
@@ -351,7 +351,7 @@ def test_replaying_what_is_left_of_an_identify_tells_nothing_but_that(segment):
 
 
 def test_replaying_in_vain_leaves_it_refused(segment):
-    segment.batch(identify(traits={"tags": ["a"]}))
+    segment.batch(identify(traits={"tags": [["a"]]}))
     kept = RejectedEvent.objects.get()
 
     replay(RejectedEvent.objects.all())
