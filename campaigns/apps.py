@@ -6,9 +6,12 @@ class CampaignsConfig(AppConfig):
 
     def ready(self) -> None:
         from campaigns import receivers, references  # noqa: F401
+        from campaigns.outside import outside
+        from segments import outside as asked
         from segments import usage
 
-        usage.introduce(references.users_of_segment)
+        usage.introduce(references.users_of_segments)
+        asked.introduce(outside())
         from campaigns.askers import Campaigns
         from messaging import askers
 

@@ -24,6 +24,7 @@ from messaging import contract, queue
 from messaging.models import Content
 from segments import rules
 from segments.dictionary import Dictionary
+from segments.usage import refuse_archived
 from smartcomm.core import doorbell
 from smartcomm.core.errors import Conflict, Several, UserError
 
@@ -216,6 +217,7 @@ def _check_step(
         try:
             rule = read_rule(step.config)
             Dictionary.of(rule)
+            refuse_archived(rule)
         except UserError as error:
             findings.errors.append(
                 DrawingInvalid(f"In “{step.key}”: {error.message}", field=step.key)

@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 from django.db.models import Exists, OuterRef, Q
+from django.urls import reverse
 
 from campaigns.models import Campaign, Run, Step, Version
-from segments.usage import segments_in
+from segments.usage import Use, segments_in
 
 
-def users_of_segment(pk: int) -> list[str]:
-    """The campaigns whose filters ask for this segment, now or for runs under way."""
-    under_way = Run.objects.filter(
-        version=OuterRef("version"), status=Run.Status.WAITING
+def users_of_segments() -> dict[int, list[Use]]:
+    """A segment's id → the campaigns whose filters ask for it, now or for runs under
+    way. Those of which only a draft asks for it are not at work."""
+    under_way = Exists(
+        Run.objects.filter(version=OuterRef("version"), status=Run.Status.WAITING)
     )
     steps = (
-        Step.objects.filter(
+        Step.objects.filter(action="filter_customers")
+        .annotate(under_way=under_way)
+        .filter(
             Q(version__status__in=[Version.Status.DRAFT, Version.Status.PUBLISHED])
-            | Exists(under_way),
-            action="filter_customers",
+            | Q(under_way=True)
         )
         .exclude(version__campaign__status=Campaign.Status.ARCHIVED)
         .select_related("version__campaign")
-        .order_by("version__campaign__name")
+        .order_by("version__campaign__name", "-version__number")
     )
-    names = [
-        f"the campaign “{step.version.campaign}”"
-        for step in steps
-        if pk in segments_in(step.config["rule"])
-    ]
-    return list(dict.fromkeys(names))
+    #: (segment's id, campaign's id) → whether it is at work.
+    live: dict[tuple[int, int], bool] = defaultdict(bool)
+    names: dict[int, str] = {}
+    for step in steps:
+        version = step.version
+        at_work = version.status == Version.Status.PUBLISHED or step.under_way
+        for pk in segments_in(step.config["rule"]):
+            names[version.campaign_id] = version.campaign.name
+            live[pk, version.campaign_id] |= at_work
+    found: dict[int, list[Use]] = defaultdict(list)
+    for (pk, campaign), at_work in live.items():
+        url = reverse("admin:campaigns_campaign_change", args=[campaign])
+        found[pk].append(Use("campaign", names[campaign], url, at_work))
+    return found

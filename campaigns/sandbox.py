@@ -45,9 +45,9 @@ from messaging.send import why_not
 from segments import rules
 from segments.compile import MissingField, compile_rule, events_matching, lookup
 from segments.describe import describe_where
-from segments.preview import SAMPLE, TooDear, estimate, random_ids, read_only
+from segments.estimate import SAMPLE, Draw
+from segments.reading import TooDear, read_only
 from segments.sql import Sql, sql
-from smartcomm.core import paging
 from smartcomm.core.db import fetch_all
 from smartcomm.core.errors import UserError
 
@@ -320,10 +320,10 @@ def _count(
         pass
     try:
         with read_only(trial.left_ms()):
-            asked = random_ids(SAMPLE)
+            draw = Draw()
+            asked = draw.more(SAMPLE)
             found, sample = _members(version, rule, stored, trial, among=asked)
-            base = paging.estimate(Customer) or len(asked)
-            count, margin = estimate(found, len(asked), base)
+            count, margin = draw.estimate(found)
             return Reach(count, False, margin, sample)
     except TooDear:
         trial.note(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from django.contrib.postgres.indexes import BrinIndex
 from django.db import models
 from django.db.models.functions import MD5, Coalesce
 
@@ -135,6 +136,10 @@ class Message(CustomerOwned):
     sending_since = models.DateTimeField(null=True)
     created_at = models.DateTimeField()
     sent_at = models.DateTimeField(null=True)
+    #: When it first came that far; `sent_at` stays empty for what did not go out.
+    delivered_at = models.DateTimeField(null=True)
+    opened_at = models.DateTimeField(null=True)
+    clicked_at = models.DateTimeField(null=True)
     is_settled = models.BooleanField(
         default=False, help_text="Whoever asked for it has been told how it ended."
     )
@@ -208,6 +213,15 @@ class Message(CustomerOwned):
                 name="message_report",
             ),
             models.Index(fields=["campaign_id", "-id"], name="message_campaign"),
+            # For segments that look ahead at who crosses an edge within the hour: the
+            # messages of a time are near each other, so a mark on each few pages will
+            # do. It is next to nothing beside the rows, and to keep.
+            BrinIndex(
+                fields=["sent_at", "delivered_at", "opened_at", "clicked_at"],
+                name="message_stages",
+                pages_per_range=32,
+                autosummarize=True,
+            ),
         ]
 
     def __str__(self) -> str:

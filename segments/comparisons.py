@@ -10,14 +10,15 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from django.conf import settings
 from psycopg.types.json import Jsonb
 
+from segments import moments
+from segments.moments import back, start_of
 from segments.operators import OPERATORS, Family, ValueType
 from segments.rules import FIELD_PATH, is_number, read_instant
 from segments.sql import Sql, join, sql
@@ -29,7 +30,8 @@ INDEXED_VALUES = 20
 # as a number would fail the whole query instead of being false for one event.
 JSON_NUMBER = r"^-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d{1,3})?$"
 LONGEST_NUMBER = 40
-EARLIEST = datetime(1, 1, 2, tzinfo=UTC)
+#: Nobody is older; beyond, an age compares as this one does.
+OLDEST = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,24 @@ class Column:
     name: str
     type: ValueType
     is_day: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """A number of whole years, of the day in a column up to today."""
+
+    name: str
+    day: Column
+    type: ValueType = ValueType.NUMBER
+
+
+#: What is worked out from a column: as old as the last birthday that was kept.
+DERIVED = {
+    derived.name: derived
+    for derived in [
+        Derived("age", Column("birth_date", ValueType.DATE, is_day=True)),
+    ]
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +89,7 @@ class JsonPlace:
         return sql("jsonb_typeof({})", self.value)
 
 
-Operand = Column | JsonPlace
+Operand = Column | Derived | JsonPlace
 
 
 def compare(operand: Operand, op: str, value: Any, *, now: datetime) -> Sql:
@@ -80,6 +100,8 @@ def compare(operand: Operand, op: str, value: Any, *, now: datetime) -> Sql:
     operator = OPERATORS[op]
     if operator.negates:
         return sql("NOT {}", compare(operand, operator.negates, value, now=now))
+    if isinstance(operand, Derived):
+        return _never_null(_years(operand.day, op, value, now=now))
     match operator.family:
         case Family.EQUAL:
             return _equal(operand, value if isinstance(value, tuple) else (value,))
@@ -87,12 +109,15 @@ def compare(operand: Operand, op: str, value: Any, *, now: datetime) -> Sql:
             return _is_set(operand)
         case Family.TEXT:
             return _text(operand, op, value)
+        case Family.LIST:
+            return _list(operand, op, value)
         case Family.ORDER:
             return _never_null(_order(operand, op, value))
-    moment = _instant_of(operand)
-    days = days_since(moment, op.removeprefix("days ago "), value, now=now)
-    # What lies ahead is no days ago.
-    return _never_null(sql("{} <= {} AND {}", moment, now, days))
+        case Family.ANNIVERSARY:
+            return _never_null(_anniversary(operand, value, now=now))
+        case Family.AGE:
+            return _never_null(_days_from_now(instant_of(operand), op, value, now=now))
+    raise AssertionError(f"comparison without SQL: {op}")
 
 
 def compare_instant(moment: Sql, op: str, value: Any) -> Sql:
@@ -140,21 +165,26 @@ def days_since(moment: Sql, op: str, value: Any, *, now: datetime) -> Sql:
     return sql("({} AND {})", at_least(low), at_most(high))
 
 
+def _days_from_now(moment: Sql, op: str, value: int, *, now: datetime) -> Sql:
+    """Compare the whole 24-hour days that lie between now and a timestamp, on the side
+    that the operator names: what is ahead is no days ago, and the other way round."""
+    word, _, how = op.rpartition(" ")
+    if word == "days ago":
+        return sql(
+            "{} <= {} AND {}", moment, now, days_since(moment, how, value, now=now)
+        )
+    if how == ">=":
+        return sql("{} >= {}", moment, moments.forward(now, value, "days"))
+    end = moments.forward(now, value + 1, "days")
+    return sql("({} >= {} AND {} < {})", moment, now, moment, end)
+
+
 def number(subject: Sql, op: str, value: Any) -> Sql:
     """Compare a number with a number, or with a pair of them for `between`."""
     if op == "between":
         low, high = value
         return sql("{} BETWEEN {} AND {}", subject, _decimal(low), _decimal(high))
     return sql(f"{{}} {op} {{}}", subject, _decimal(value))
-
-
-def start_of(moment: date | datetime) -> datetime:
-    """The moment itself, or the beginning of the day in the project's zone."""
-    if isinstance(moment, datetime):
-        return max(moment, EARLIEST) if moment.tzinfo else moment
-    return datetime.combine(
-        max(moment, EARLIEST.date()), time.min, tzinfo=ZoneInfo(settings.TIME_ZONE)
-    )
 
 
 def not_after(subject: Sql, moment: date | datetime) -> Sql:
@@ -166,25 +196,6 @@ def not_after(subject: Sql, moment: date | datetime) -> Sql:
     return sql("{} < {}", subject, start_of(moment + timedelta(days=1)))
 
 
-def back(now: datetime, number: int, unit: str) -> datetime:
-    """So many hours, days, weeks or months before now.
-
-    A month back is the same day of the month before, or its last day; hours, days
-    and weeks are counted in seconds.
-    """
-    try:
-        if unit == "months":
-            local = now.astimezone(ZoneInfo(settings.TIME_ZONE))
-            months = local.year * 12 + local.month - 1 - number
-            year, month = months // 12, months % 12 + 1
-            following = date(year + month // 12, month % 12 + 1, 1)
-            last = (following - timedelta(days=1)).day
-            return local.replace(year=year, month=month, day=min(local.day, last))
-        return now - timedelta(**{unit: number})
-    except (OverflowError, ValueError):
-        return EARLIEST
-
-
 def _equal(operand: Operand, values: tuple[Any, ...]) -> Sql:
     if isinstance(operand, JsonPlace):
         return _json_equal(operand, values)
@@ -192,7 +203,7 @@ def _equal(operand: Operand, values: tuple[Any, ...]) -> Sql:
         # An empty column is an attribute that is not set, and equals nothing.
         texts = [text for value in values if (text := _as_text(value))]
         return sql(f"{operand.name} = ANY({{}}::text[])", texts)
-    moment = _instant_of(operand)
+    moment = instant_of(operand)
     return _never_null(_any(compare_instant(moment, "=", value) for value in values))
 
 
@@ -235,6 +246,98 @@ def _is_set(operand: Operand) -> Sql:
     return Sql(f"{operand.name} IS NOT NULL")
 
 
+def _years(day: Column, op: str, value: Any, *, now: datetime) -> Sql:
+    """Compare the whole years from a day to today. A day ahead of today has none."""
+    today = moments.today(now)
+    born = Sql(day.name)
+    is_there = sql("{} <= {}", born, today)
+    if OPERATORS[op].family is Family.SET:
+        return is_there
+
+    def at_least(years: int) -> Sql:
+        latest = moments.latest_birth(today, years)
+        return Sql("FALSE") if latest is None else sql("{} <= {}", born, latest)
+
+    def between(low: float, high: float) -> Sql:
+        first = max(0, math.ceil(low))
+        last = min(OLDEST, math.floor(high))
+        if first > last:
+            return Sql("FALSE")
+        return sql("({} AND NOT {})", at_least(first), at_least(last + 1))
+
+    if OPERATORS[op].family is Family.EQUAL:
+        values = value if isinstance(value, tuple) else (value,)
+        numbers = [n for one in values for n in _spellings(one) if is_number(n)]
+        return _any(between(n, n) for n in numbers)
+    ends = value if isinstance(value, tuple) else (value,)
+    if not all(is_number(end) for end in ends):
+        return Sql("FALSE")
+    low, high = ends[0], ends[-1]
+    match op:
+        case ">":
+            return between(math.floor(low) + 1, OLDEST)
+        case ">=":
+            return between(low, OLDEST)
+        case "<":
+            return between(0, math.ceil(high) - 1)
+        case "<=":
+            return between(0, high)
+        case "between":
+            return between(low, high)
+    return Sql("FALSE")
+
+
+def _anniversary(operand: Operand, days: int, *, now: datetime) -> Sql:
+    """A year or more after the day there, its anniversary is today or in the next days.
+
+    The 29th of February is kept on the 28th where a year has none.
+    """
+    today = moments.today(now)
+    day = _day_of(operand)
+    latest = moments.latest_birth(today + timedelta(days=days), 1)
+    a_year_on = sql("{} <= {}", day, latest)
+    if days >= 365:  # Every anniversary falls within that.
+        return a_year_on
+    of_year = sql("EXTRACT(MONTH FROM {}) * 100 + EXTRACT(DAY FROM {})", day, day)
+    kept = moments.kept_days(today, days)
+    return sql("{} AND {} = ANY({}::int[])", a_year_on, of_year, kept)
+
+
+def _day_of(operand: Operand) -> Sql:
+    """The day there, in the project's zone, or NULL."""
+    if isinstance(operand, Column) and operand.is_day:
+        return Sql(operand.name)
+    return sql("({} AT TIME ZONE {})::date", instant_of(operand), settings.TIME_ZONE)
+
+
+def _list(operand: Operand, op: str, value: Any) -> Sql:
+    """Items compare as values do with `=`. What is no list includes nothing."""
+    if not isinstance(operand, JsonPlace):
+        return Sql("FALSE")
+    values = value if isinstance(value, tuple) else (value,)
+    if not values:  # Taken from an event whose list is empty.
+        return Sql("FALSE")
+    if op == "includes all of":
+        return sql("({})", join(" AND ", [_includes(operand, one) for one in values]))
+    if len(values) <= INDEXED_VALUES:
+        return _any(_includes(operand, one) for one in values)
+    spellings = [Jsonb(spelling) for one in values for spelling in _spellings(one)]
+    return sql(
+        "EXISTS (SELECT FROM jsonb_array_elements("
+        "CASE WHEN {} = 'array' THEN {} END) AS item WHERE item = ANY({}::jsonb[]))",
+        operand.kind,
+        operand.value,
+        spellings,
+    )
+
+
+def _includes(place: JsonPlace, value: Any) -> Sql:
+    return _any(
+        sql(f"{place.document} @> {{}}", Jsonb(_nested(place.path, [spelling])))
+        for spelling in _spellings(value)
+    )
+
+
 def _text(operand: Operand, op: str, value: Any) -> Sql:
     if not isinstance(value, str) or not value:
         return Sql("FALSE")
@@ -242,7 +345,8 @@ def _text(operand: Operand, op: str, value: Any) -> Sql:
     pattern = f"%{literal}%" if op == "contains" else f"{literal}%"
     if isinstance(operand, JsonPlace):
         return _never_null(
-            sql("{} = 'string' AND {} ILIKE {}", operand.kind, operand.text, pattern)
+            # In this order, since most texts are others.
+            sql("{} ILIKE {} AND {} = 'string'", operand.text, pattern, operand.kind)
         )
     # Upper-cased on both sides, as the search indexes of the table are.
     return sql(f"UPPER({operand.name}) LIKE UPPER({{}})", pattern)
@@ -251,10 +355,28 @@ def _text(operand: Operand, op: str, value: Any) -> Sql:
 def _order(operand: Operand, op: str, value: Any) -> Sql:
     ends = value if isinstance(value, tuple) else (value,)
     if all(is_number(end) for end in ends):
-        if isinstance(operand, Column) or op not in (">", ">=", "<", "<=", "between"):
+        if not isinstance(operand, JsonPlace) or op not in (
+            ">",
+            ">=",
+            "<",
+            "<=",
+            "between",
+        ):
             return Sql("FALSE")
         return number(_number_of(operand), op, value)
-    return compare_instant(_instant_of(operand), op, value)
+    if isinstance(operand, Column) and operand.is_day:
+        days = [read_instant(end) for end in ends if isinstance(end, str)]
+        if len(days) == len(ends) and all(type(day) is date for day in days):
+            return _day(Sql(operand.name), op, days[0], days[-1])
+    return compare_instant(instant_of(operand), op, value)
+
+
+def _day(day: Sql, op: str, first: Any, last: Any) -> Sql:
+    """Compare a column of days with days: no zone is needed for that."""
+    if op in ("on", "between"):
+        return sql("{} BETWEEN {} AND {}", day, first, last)
+    sign = {"before": "<", "after": ">"}.get(op, op)
+    return sql(f"{{}} {sign} {{}}", day, first)
 
 
 def _number_of(place: JsonPlace) -> Sql:
@@ -272,7 +394,8 @@ def _number_of(place: JsonPlace) -> Sql:
     return sql("CASE {} END", as_number)
 
 
-def _instant_of(operand: Operand) -> Sql:
+def instant_of(operand: Operand) -> Sql:
+    """The moment there, or NULL. A day is its beginning in the project's zone."""
     if isinstance(operand, JsonPlace):
         return sql(
             "CASE WHEN {} = 'string' THEN smartcomm_instant({}, {}) END",
@@ -280,9 +403,27 @@ def _instant_of(operand: Operand) -> Sql:
             operand.text,
             settings.TIME_ZONE,
         )
+    if isinstance(operand, Derived):
+        return Sql("NULL::timestamptz")
     if operand.is_day:
         return sql(f"({operand.name}::timestamp AT TIME ZONE {{}})", settings.TIME_ZONE)
     return Sql(operand.name)
+
+
+def same_key(place: JsonPlace) -> Sql:
+    """A value's key: equal for values that are equal, NULL for what equals nothing.
+
+    A number has the key of its shortest spelling, so that 10, 10.0 and "10" are equal;
+    a boolean has its own; null, lists and objects have none.
+    """
+    return sql(
+        "CASE {} WHEN 'number' THEN to_jsonb(trim_scale(({})::numeric)::text) "
+        "WHEN 'string' THEN {} WHEN 'boolean' THEN {} END",
+        place.kind,
+        place.text,
+        place.value,
+        place.value,
+    )
 
 
 def _never_null(condition: Sql) -> Sql:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
+from django.utils import timezone
 from django.utils.formats import date_format
 
 from segments import rules
@@ -18,6 +20,7 @@ ATTRIBUTE_LABELS = {
     "email": "e-mail",
     "phone": "phone",
     "birth_date": "birth date",
+    "age": "age",
     "gender": "gender",
     "city": "city",
     "country": "country",
@@ -25,6 +28,29 @@ ATTRIBUTE_LABELS = {
     "time_zone": "time zone",
     "registered_at": "registration",
     "created_at": "known since",
+}
+CHANNELS = {"email": "e-mail", "sms": "SMS", "push": "push"}
+LETTERS = {
+    "": "a message",
+    "email": "an e-mail",
+    "sms": "an SMS",
+    "push": "a push message",
+}
+#: With a place for “never”, “last” or “first”.
+STAGES = {
+    "sent": "was {}sent",
+    "delivered": "{}received",
+    "opened": "{}opened",
+    "clicked": "{}clicked in",
+}
+#: Where another event stands: with it, and without.
+BESIDE = {
+    ("before", True): "preceded by",
+    ("after", True): "followed by",
+    ("any", True): "along with",
+    ("before", False): "not preceded by",
+    ("after", False): "not followed by",
+    ("any", False): "without any",
 }
 #: Longer lists are cut, with the number of what is left out.
 SHOWN_VALUES = 5
@@ -35,9 +61,15 @@ def describe(
     *,
     attributes: Mapping[str, str] | None = None,
     segments: Mapping[int, str] | None = None,
+    campaigns: Mapping[int, str] | None = None,
+    categories: Mapping[str, str] | None = None,
 ) -> str:
-    """One sentence. Labels of attributes and names of segments may be given."""
-    sentence = _Describer(attributes or {}, segments or {}).rule(rule)
+    """One sentence. Labels of attributes, names of segments and campaigns by id, and
+    names of mailing categories by code may be given: see `offers.names_in`."""
+    describer = _Describer(
+        attributes or {}, segments or {}, campaigns or {}, categories or {}
+    )
+    sentence = describer.rule(rule)
     return sentence[:1].upper() + sentence[1:]
 
 
@@ -50,10 +82,16 @@ def describe_where(where: tuple[rules.FieldIs, ...]) -> str:
 
 class _Describer:
     def __init__(
-        self, attributes: Mapping[str, str], segments: Mapping[int, str]
+        self,
+        attributes: Mapping[str, str],
+        segments: Mapping[int, str],
+        campaigns: Mapping[int, str],
+        categories: Mapping[str, str],
     ) -> None:
         self.attributes = {**ATTRIBUTE_LABELS, **attributes}
         self.segments = segments
+        self.campaigns = campaigns
+        self.categories = categories
 
     def rule(self, rule: rules.Rule, *, nested: bool = False) -> str:
         match rule:
@@ -61,56 +99,176 @@ class _Describer:
                 word = ", and " if isinstance(rule, rules.All) else ", or "
                 text = word.join(self.rule(part, nested=True) for part in parts)
                 return f"({text})" if nested and len(parts) > 1 else text
-            case rules.Not(rules.InSegment() as part):
-                return f"not {self.rule(part)}"
-            case rules.Not(rules.Happened(question=rules.Count(">=", 1)) as part):
-                return f"never {self._happened(part, bare=True)}"
             case rules.Not(part):
-                return f"not ({self.rule(part)})"
-            case rules.Attribute(name, op, value):
-                label = self.attributes.get(name, name)
-                return f"{label} {_comparison(op, value)}"
+                return self._not(part)
+            case rules.Attribute():
+                return self._attribute(rule)
             case rules.InSegment(segment):
                 return f"in the segment “{self.segments.get(segment, segment)}”"
             case rules.Happened():
                 return self._happened(rule)
+            case rules.Messaged():
+                return self._messaged(rule)
+            case rules.ConsentIs(_, answer):
+                said = {"yes": "said yes to", "no": "said no to"}
+                return f"{said.get(answer, 'never answered about')} {self._kind(rule)}"
+            case rules.Reachable():
+                return f"can be reached by {self._kind(rule)}"
         raise AssertionError(f"rule without words: {rule!r}")
 
-    def _happened(self, rule: rules.Happened, *, bare: bool = False) -> str:
-        chosen = f"“{rule.event}”"
-        if rule.where:
-            chosen += f" with {describe_where(rule.where)}"
-        match rule.period:
-            case rules.Last(1, unit):
-                chosen += f" in the last {unit.removesuffix('s')}"
-            case rules.Last(number, unit):
-                chosen += f" in the last {number} {unit}"
-            case rules.Span(start, end):
-                chosen += f" from {_day(start)}" if start else ""
-                chosen += f" until {_day(end)}" if end else ""
-        if bare:
-            return chosen
+    def _not(self, rule: rules.Rule) -> str:
+        match rule:
+            case rules.InSegment():
+                return f"not {self.rule(rule)}"
+            case rules.Happened(question=rules.Count(">=", 1)):
+                return f"never {self._chosen(rule)}"
+            case rules.Messaged(question=rules.Count(">=", 1)):
+                return self._message(rule, "never ")
+            case rules.ConsentIs(_, "unanswered"):
+                return f"answered about {self._kind(rule)}"
+            case rules.ConsentIs(_, answer):
+                return f"did not say {answer} to {self._kind(rule)}"
+            case rules.Reachable():
+                return f"cannot be reached by {self._kind(rule)}"
+        return f"not ({self.rule(rule)})"
+
+    def _attribute(self, rule: rules.Attribute) -> str:
+        label = self.attributes.get(rule.attribute, rule.attribute)
+        if rule.op != "anniversary within":
+            return f"{label} {_comparison(rule.op, rule.value)}"
+        if rule.attribute == "birth_date":
+            return f"birthday is {_ahead(rule.value)}"
+        return f"the anniversary of {label} is {_ahead(rule.value)}"
+
+    def _kind(self, rule: rules.ConsentIs | rules.Reachable) -> str:
+        """A channel, or a mailing category on it."""
+        channel = CHANNELS[rule.channel]
+        if not rule.category:
+            return channel
+        category = f"“{self.categories.get(rule.category, rule.category)}”"
+        if isinstance(rule, rules.Reachable):
+            return f"{channel} with {category}"
+        return f"{category} by {channel}"
+
+    # Events
+
+    def _happened(self, rule: rules.Happened) -> str:
+        chosen = self._chosen(rule)
+        # The count is not that of the other event.
+        comma = "," if rule.beside else ""
         match rule.question:
-            case rules.Count("between", (low, high)):
-                return f"{chosen} between {low} and {high} times"
             case rules.Count("=" | "<=", 0):
                 return f"never {chosen}"
-            case rules.Count(">=", 1):
-                return f"{chosen} at least once"
             case rules.Count(op, value):
-                words = {">=": "at least", "<=": "at most", "=": "exactly"}[op]
-                return f"{chosen} {words} {value} {'time' if value == 1 else 'times'}"
-            case rules.LastDate("between", (first, last)):
-                return f"the last {chosen} was between {_day(first)} and {_day(last)}"
-            case rules.LastDate(op, str() | EventValue() as value):
-                return f"the last {chosen} was {DATE_QUESTIONS[op]} {_day(value)}"
-            case rules.DaysSinceLast("between", (low, high)):
-                return f"the last {chosen} was between {low} and {high} days ago"
-            case rules.DaysSinceLast(op, value):
-                words = {">=": "at least", "<=": "at most", "=": "exactly"}[op]
-                days = "day" if value == 1 else "days"
-                return f"the last {chosen} was {words} {value} {days} ago"
+                return f"{chosen}{comma} {_times(op, value)}"
+            case rules.LastDate(op, value):
+                return f"the last {chosen}{comma} was {_when(op, value)}"
+            case rules.FirstDate(op, value):
+                return f"the first {chosen}{comma} was {_when(op, value)}"
+            case rules.DaysSinceLast(op, days):
+                return f"the last {chosen}{comma} was {_days_ago(op, days)}"
+            case rules.DaysSinceFirst(op, days):
+                return f"the first {chosen}{comma} was {_days_ago(op, days)}"
         raise AssertionError(f"question without words: {rule.question!r}")
+
+    def _chosen(self, rule: rules.Happened) -> str:
+        chosen = _event(rule)
+        if isinstance(rule.period, rules.Since):
+            chosen += f" since the last {_event(rule.period)}"
+        else:
+            chosen += _period(rule.period)
+        for other in rule.beside:
+            chosen += f", {BESIDE[other.order, other.is_there]} {_event(other)}"
+        return chosen
+
+    # Messages
+
+    def _messaged(self, rule: rules.Messaged) -> str:
+        match rule.question:
+            case rules.Count("=" | "<=", 0):
+                return self._message(rule, "never ")
+            case rules.Count(op, value):
+                return f"{self._message(rule, '')} {_times(op, value)}"
+            case rules.LastDate(op, value):
+                return f"{self._message(rule, 'last ')} {_when(op, value)}"
+            case rules.FirstDate(op, value):
+                return f"{self._message(rule, 'first ')} {_when(op, value)}"
+            case rules.DaysSinceLast(op, days):
+                return f"{self._message(rule, 'last ')} {_days_ago(op, days)}"
+            case rules.DaysSinceFirst(op, days):
+                return f"{self._message(rule, 'first ')} {_days_ago(op, days)}"
+        raise AssertionError(f"question without words: {rule.question!r}")
+
+    def _message(self, rule: rules.Messaged, how: str) -> str:
+        text = f"{STAGES[rule.stage].format(how)} {LETTERS[rule.channel]}"
+        if rule.campaign is not None:
+            name = self.campaigns.get(rule.campaign, rule.campaign)
+            text += f" of the campaign “{name}”"
+        return text + _period(rule.period)
+
+
+def _event(choice: rules.Happened | rules.Since | rules.Beside) -> str:
+    """An event by its name, source and context: “Paid” with the same product_id."""
+    text = f"“{choice.event}”"
+    if choice.source:
+        text += " from " + " or ".join(f"“{name}”" for name in choice.source)
+    held = []
+    if isinstance(choice, rules.Beside) and choice.same:
+        held.append(f"the same {' and '.join(choice.same)}")
+    if choice.where:
+        held.append(describe_where(choice.where))
+    return f"{text} with {' and '.join(held)}" if held else text
+
+
+def _period(period: rules.Period | None) -> str:
+    match period:
+        case rules.Last(1, unit):
+            return f" in the last {unit.removesuffix('s')}"
+        case rules.Last(number, unit):
+            return f" in the last {number} {unit}"
+        case rules.Span(start, end):
+            return (f" from {_day(start)}" if start else "") + (
+                f" until {_day(end)}" if end else ""
+            )
+        case rules.Calendar("this", "day"):
+            return " today"
+        case rules.Calendar("previous", "day"):
+            return " yesterday"
+        case rules.Calendar("this", unit):
+            return f" this {unit}"
+        case rules.Calendar(_, unit):
+            return f" in the previous {unit}"
+    return ""
+
+
+def _times(op: str, value: int | tuple[int, int]) -> str:
+    if isinstance(value, tuple):
+        return f"between {value[0]} and {value[1]} times"
+    if (op, value) == (">=", 1):
+        return "at least once"
+    words = {">=": "at least", "<=": "at most", "=": "exactly"}[op]
+    return f"{words} {value} {'time' if value == 1 else 'times'}"
+
+
+def _when(op: str, value: rules.DateValue) -> str:
+    if isinstance(value, tuple):
+        return f"between {_day(value[0])} and {_day(value[1])}"
+    return f"{DATE_QUESTIONS[op]} {_day(value)}"
+
+
+def _days_ago(op: str, value: int | tuple[int, int]) -> str:
+    if isinstance(value, tuple):
+        return f"between {value[0]} and {value[1]} days ago"
+    words = {">=": "at least", "<=": "at most", "=": "exactly"}[op]
+    return f"{words} {_days(value)} ago"
+
+
+def _days(number: int) -> str:
+    return f"{number} {'day' if number == 1 else 'days'}"
+
+
+def _ahead(days: Any) -> str:
+    return "today" if days == 0 else f"within the next {_days(days)}"
 
 
 def _comparison(op: str, value: Any) -> str:
@@ -121,8 +279,12 @@ def _comparison(op: str, value: Any) -> str:
         case Takes.PAIR:
             low, high = value
             return f"{operator.words} {_value(low)} and {_value(high)}"
+        case Takes.DAYS if op == "anniversary within":
+            return f"has its anniversary {_ahead(value)}"
         case Takes.DAYS:
-            return f"{operator.words.removesuffix(' (days ago)')} {value} days ago"
+            # “was at least (days ago)” → “was at least 3 days ago”
+            words, _, where = operator.words.partition(" (days ")
+            return f"{words} {_days(value)} {where.removesuffix(')')}"
         case Takes.LIST if isinstance(value, tuple):
             shown = ", ".join(_value(one) for one in value[:SHOWN_VALUES])
             left = len(value) - SHOWN_VALUES
@@ -155,6 +317,7 @@ def _day(value: str | EventValue | None) -> str:
     moment = read_instant(value)
     if moment is None:
         return f"“{value}”"
-    if len(value) > 10:
-        return value
+    if isinstance(moment, datetime):
+        shown = date_format(timezone.localtime(moment), "j F Y, H:i:s")
+        return shown.removesuffix(":00")
     return date_format(moment, "j F Y")

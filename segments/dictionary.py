@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import TypeVar
 
-from customers.models import Attribute
-from events.models import EventField, EventType, Kind
-from segments import rules
-from segments.comparisons import Column, JsonPlace, Operand
+from customers.models import Attribute, MailingCategory
+from events.models import EventField, EventType, Kind, Source
+from segments import outside, rules
+from segments.comparisons import DERIVED, Column, Derived, JsonPlace, Operand
 from segments.models import Segment
 from segments.operators import OPERATORS, ValueType
 from segments.rules import RuleConflict, RuleError
@@ -15,10 +17,19 @@ from segments.rules import RuleConflict, RuleError
 
 @dataclass(frozen=True, slots=True)
 class SavedRule:
-    """A segment that a rule speaks of."""
+    """A segment that a rule speaks of. No rule: its members are a list."""
 
     name: str
-    rule: rules.Rule
+    rule: rules.Rule | None
+
+
+@dataclass(frozen=True, slots=True)
+class Category:
+    """A mailing category, and the channels on which no answer counts as yes."""
+
+    pk: int
+    name: str
+    default_channels: frozenset[str]
 
 
 #: The attributes that every customer has, as columns of their own.
@@ -41,6 +52,30 @@ COLUMNS = {
     ]
 }
 
+#: Where events are chosen by name, context and source.
+Choice = rules.Happened | rules.Since | rules.Beside
+P = TypeVar("P")
+
+
+@dataclass(frozen=True, slots=True)
+class _Within:
+    """A rule to be learnt: the one asked about, or that of a segment in it."""
+
+    rule: rules.Rule
+    segment: str = ""
+    #: Where the segment is spoken of in the rule asked about.
+    at: str = ""
+
+    def refusal(self, message: str, at: str, word: str) -> RuleError:
+        if self.segment:
+            return RuleError(
+                f"In the segment “{self.segment}”: {message}", field=self.at
+            )
+        return RuleError(message, field=f"{at}.{word}" if at else word)
+
+
+_Found = list[tuple[P, _Within]]
+
 
 @dataclass
 class Dictionary:
@@ -51,6 +86,12 @@ class Dictionary:
     fields: dict[tuple[int, str], str] = field(default_factory=dict)
     attributes: dict[str, ValueType] = field(default_factory=dict)
     segments: dict[int, SavedRule] = field(default_factory=dict)
+    #: The ids of sources by name.
+    sources: dict[str, int] = field(default_factory=dict)
+    categories: dict[str, Category] = field(default_factory=dict)
+    campaigns: dict[int, str] = field(default_factory=dict)
+    #: Channel → whether customers who never answered are written to.
+    defaults: Mapping[str, bool] = field(default_factory=dict)
 
     @classmethod
     def of(cls, rule: rules.Rule) -> Dictionary:
@@ -74,31 +115,49 @@ class Dictionary:
             known.fields[event_type_id, code] = value_type
         return known
 
+    def learn_from(self, other: Dictionary) -> None:
+        """Know what another dictionary knows as well."""
+        for name in (one.name for one in fields(self)):
+            setattr(self, name, {**getattr(self, name), **getattr(other, name)})
+
     def operand(self, condition: rules.Attribute) -> Operand:
         """Where the attribute of a condition is found."""
-        if column := COLUMNS.get(condition.attribute):
-            return column
-        declared = self.attributes[condition.attribute]
-        return JsonPlace("attributes", (condition.attribute,), declared)
+        return self._operand(condition.attribute)
 
-    def place(self, event_type_id: int, field: str) -> JsonPlace:
+    def place(
+        self, event_type_id: int, field: str, document: str = "context"
+    ) -> JsonPlace:
         """Where a field of an event's context is found."""
         declared = self.fields.get((event_type_id, field), "")
-        return JsonPlace("context", tuple(field.split(".")), declared)
+        return JsonPlace(document, tuple(field.split(".")), declared)
+
+    def _operand(self, code: str) -> Operand:
+        if column := COLUMNS.get(code):
+            return column
+        # An attribute of that code that was declared is what its owner means.
+        if declared := self.attributes.get(code):
+            return JsonPlace("attributes", (code,), declared)
+        return DERIVED[code]
 
     def _learn(self, rule: rules.Rule) -> None:
-        waiting = [rule]
+        waiting = [_Within(rule)]
         # One round for each level of segments within segments.
         while waiting:
-            parts = [part for one in waiting for part in rules.walk(one)]
-            self._learn_types([p for p in parts if isinstance(p, rules.Happened)])
-            self._learn_attributes([p for p in parts if isinstance(p, rules.Attribute)])
-            waiting = self._learn_segments(
-                [p for p in parts if isinstance(p, rules.InSegment)]
+            parts = [(part, one) for one in waiting for part in rules.walk(one.rule)]
+            self._learn_types(list(_choices(parts)))
+            self._learn_sources(list(_choices(parts)))
+            self._learn_attributes(_of_kind(parts, rules.Attribute))
+            self._learn_consents(
+                [
+                    *_of_kind(parts, rules.ConsentIs),
+                    *_of_kind(parts, rules.Reachable),
+                ]
             )
+            self._learn_campaigns(_of_kind(parts, rules.Messaged))
+            waiting = self._learn_segments(_of_kind(parts, rules.InSegment))
 
-    def _learn_types(self, conditions: list[rules.Happened]) -> None:
-        names = {condition.event for condition in conditions} - self.types.keys()
+    def _learn_types(self, choices: _Found[Choice]) -> None:
+        names = {choice.event for choice, _ in choices} - self.types.keys()
         if names:
             found = {t.name: t for t in EventType.objects.filter(name__in=names)}
             self.types.update(found)
@@ -107,70 +166,137 @@ class Dictionary:
                 "type_id", "code", "value_type"
             ):
                 self.fields[type_id, code] = value_type
-        for condition in conditions:
-            event_type = self.types.get(condition.event)
+        for choice, within in choices:
+            event_type = self.types.get(choice.event)
             if event_type is None:
-                raise RuleError(
-                    f"There is no event “{condition.event}”. Choose one that has "
+                raise within.refusal(
+                    f"There is no event “{choice.event}”. Choose one that has "
                     "arrived, or declare it under Event types first.",
-                    field=_place(condition.at, "event"),
+                    choice.at,
+                    "event",
                 )
             if event_type.kind != Kind.CUSTOMER:
-                raise RuleError(
-                    f"“{condition.event}” is a system event; a segment sees events of "
+                raise within.refusal(
+                    f"“{choice.event}” is a system event; a segment sees events of "
                     "customers only.",
-                    field=_place(condition.at, "event"),
+                    choice.at,
+                    "event",
                 )
 
-    def _learn_attributes(self, conditions: list[rules.Attribute]) -> None:
-        codes = (
-            {c.attribute for c in conditions} - COLUMNS.keys() - self.attributes.keys()
-        )
-        if codes:
-            for code, type_ in Attribute.objects.filter(code__in=codes).values_list(
-                "code", "type"
-            ):
+    def _learn_sources(self, choices: _Found[Choice]) -> None:
+        names = {n for choice, _ in choices for n in choice.source}
+        if new := names - self.sources.keys():
+            found = Source.objects.filter(name__in=new)
+            self.sources.update(found.values_list("name", "pk"))
+        for choice, within in choices:
+            for name in choice.source:
+                if name not in self.sources:
+                    raise within.refusal(
+                        f"There is no source “{name}”. Choose one of those listed "
+                        "under Sources.",
+                        choice.at,
+                        "source",
+                    )
+
+    def _learn_attributes(self, conditions: _Found[rules.Attribute]) -> None:
+        codes = {condition.attribute for condition, _ in conditions}
+        if new := codes - COLUMNS.keys() - self.attributes.keys():
+            rows = Attribute.objects.filter(code__in=new)
+            for code, type_ in rows.values_list("code", "type"):
                 self.attributes[code] = ValueType(type_)
-        for condition in conditions:
-            if (
-                condition.attribute not in COLUMNS
-                and condition.attribute not in self.attributes
-            ):
-                raise RuleError(
+        everything = COLUMNS.keys() | self.attributes.keys() | DERIVED.keys()
+        for condition, within in conditions:
+            if condition.attribute not in everything:
+                raise within.refusal(
                     f"There is no attribute “{condition.attribute}”. Choose one of "
                     "those offered, or declare it under Attributes first.",
-                    field=_place(condition.at, "attribute"),
+                    condition.at,
+                    "attribute",
                 )
             operand = self.operand(condition)
-            holds = operand.type if isinstance(operand, Column) else operand.declared
+            holds = (
+                operand.type
+                if isinstance(operand, Column | Derived)
+                else operand.declared
+            )
             if holds not in OPERATORS[condition.op].types:
-                raise RuleError(
+                raise within.refusal(
                     f"“{condition.op}” does not fit the attribute "
                     f"“{condition.attribute}”, which holds a {holds}.",
-                    field=_place(condition.at, "op"),
+                    condition.at,
+                    "op",
                 )
 
-    def _learn_segments(self, conditions: list[rules.InSegment]) -> list[rules.Rule]:
-        ids = {condition.segment for condition in conditions} - self.segments.keys()
-        found: list[rules.Rule] = []
-        if ids:
-            for pk, name, data in Segment.objects.filter(pk__in=ids).values_list(
-                "pk", "name", "rule"
-            ):
-                try:
-                    rule = rules.parse(data)
-                except RuleError as error:
-                    raise RuleError(
-                        f"The segment “{name}” is broken: {error}"
-                    ) from error
-                self.segments[pk] = SavedRule(name, rule)
-                found.append(rule)
-        for condition in conditions:
-            if condition.segment not in self.segments:
-                raise RuleError(
-                    f"There is no segment {condition.segment}. Choose another one.",
-                    field=_place(condition.at, "segment"),
+    def _learn_consents(
+        self, conditions: _Found[rules.ConsentIs | rules.Reachable]
+    ) -> None:
+        codes = {condition.category for condition, _ in conditions} - {""}
+        if new := codes - self.categories.keys():
+            for row in MailingCategory.objects.filter(code__in=new):
+                self.categories[row.code] = Category(
+                    row.pk,
+                    row.name,
+                    frozenset(
+                        channel
+                        for channel in rules.CHANNELS
+                        if getattr(row, f"default_{channel}")
+                    ),
                 )
+        for condition, within in conditions:
+            if condition.category and condition.category not in self.categories:
+                raise within.refusal(
+                    f"There is no mailing category “{condition.category}”. Choose one "
+                    "of those listed under Mailing categories.",
+                    condition.at,
+                    "category",
+                )
+            if isinstance(condition, rules.Reachable) and not self.defaults:
+                self.defaults = outside.known(condition.at).defaults()
+
+    def _learn_campaigns(self, conditions: _Found[rules.Messaged]) -> None:
+        ids = {c.campaign for c, _ in conditions if c.campaign is not None}
+        if new := ids - self.campaigns.keys():
+            self.campaigns.update(outside.known(conditions[0][0].at).campaigns(new))
+        for condition, within in conditions:
+            if condition.campaign is not None and (
+                condition.campaign not in self.campaigns
+            ):
+                raise within.refusal(
+                    f"There is no campaign {condition.campaign}. Choose another one.",
+                    condition.at,
+                    "campaign",
+                )
+
+    def _learn_segments(self, conditions: _Found[rules.InSegment]) -> list[_Within]:
+        ids = {condition.segment for condition, _ in conditions} - self.segments.keys()
+        rows = Segment.objects.filter(pk__in=ids) if ids else Segment.objects.none()
+        saved = {row.pk: row for row in rows}
+        found: list[_Within] = []
+        for condition, within in conditions:
+            pk = condition.segment
+            if pk in self.segments:
+                continue
+            if pk not in saved:
+                raise within.refusal(
+                    f"There is no segment {pk}. Choose another one.",
+                    condition.at,
+                    "segment",
+                )
+            segment = saved[pk]
+            if segment.is_static:
+                self.segments[pk] = SavedRule(segment.name, None)
+                continue
+            try:
+                rule = rules.parse(segment.rule)
+            except RuleError as error:
+                raise within.refusal(
+                    f"The segment “{segment.name}” is broken: {error}",
+                    condition.at,
+                    "segment",
+                ) from error
+            self.segments[pk] = SavedRule(segment.name, rule)
+            place = f"{condition.at}.segment" if condition.at else "segment"
+            found.append(_Within(rule, segment.name, within.at or place))
         return found
 
     def _refuse_circles(self) -> None:
@@ -184,9 +310,10 @@ class Dictionary:
                     + " → ".join(names)
                     + "."
                 )
-            if pk in done:
+            rule = self.segments[pk].rule
+            if pk in done or rule is None:
                 return
-            for part in rules.walk(self.segments[pk].rule):
+            for part in rules.walk(rule):
                 if isinstance(part, rules.InSegment):
                     visit(part.segment, [*path, pk])
             done.add(pk)
@@ -195,5 +322,22 @@ class Dictionary:
             visit(pk, [])
 
 
-def _place(at: str, word: str) -> str:
-    return f"{at}.{word}" if at else word
+def choices_in(rule: rules.Rule) -> Iterator[Choice]:
+    """Every place in a rule that chooses events. Not in the segments it speaks of."""
+    for part in rules.walk(rule):
+        if isinstance(part, rules.Happened):
+            yield part
+            if isinstance(part.period, rules.Since):
+                yield part.period
+            yield from part.beside
+
+
+def _choices(parts: _Found[rules.Rule]) -> Iterator[tuple[Choice, _Within]]:
+    for part, within in parts:
+        if isinstance(part, rules.Happened):
+            for choice in choices_in(part):
+                yield choice, within
+
+
+def _of_kind(parts: Iterable[tuple[rules.Rule, _Within]], kind: type[P]) -> _Found[P]:
+    return [(part, within) for part, within in parts if isinstance(part, kind)]

@@ -18,6 +18,7 @@ class ValueType(enum.StrEnum):
     NUMBER = "number"
     BOOLEAN = "boolean"
     DATE = "date"
+    LIST = "list"
 
 
 class Takes(enum.Enum):
@@ -41,6 +42,8 @@ class Family(enum.Enum):
     TEXT = "text"
     ORDER = "order"
     AGE = "age"
+    ANNIVERSARY = "anniversary"
+    LIST = "list"
     SET = "set"
 
 
@@ -56,16 +59,19 @@ class Operator:
     negates: str = ""
 
 
-_S, _N, _B, _D = ValueType
+_S, _N, _B, _D, _L = ValueType
+_SINGLE = frozenset({_S, _N, _B, _D})
 _ALL = frozenset(ValueType)
 
 OPERATORS: dict[str, Operator] = {
     operator.code: operator
     for operator in [
-        Operator("=", "is", Takes.ONE, Family.EQUAL, _ALL),
-        Operator("!=", "is not", Takes.ONE, Family.EQUAL, _ALL, negates="="),
-        Operator("in", "is one of", Takes.LIST, Family.EQUAL, _ALL),
-        Operator("not in", "is none of", Takes.LIST, Family.EQUAL, _ALL, negates="in"),
+        Operator("=", "is", Takes.ONE, Family.EQUAL, _SINGLE),
+        Operator("!=", "is not", Takes.ONE, Family.EQUAL, _SINGLE, negates="="),
+        Operator("in", "is one of", Takes.LIST, Family.EQUAL, _SINGLE),
+        Operator(
+            "not in", "is none of", Takes.LIST, Family.EQUAL, _SINGLE, negates="in"
+        ),
         Operator("contains", "contains", Takes.TEXT, Family.TEXT, frozenset({_S})),
         Operator(
             "starts with", "starts with", Takes.TEXT, Family.TEXT, frozenset({_S})
@@ -94,6 +100,50 @@ OPERATORS: dict[str, Operator] = {
             Family.AGE,
             frozenset({_D}),
         ),
+        Operator(
+            "days ahead >=",
+            "is at least (days ahead)",
+            Takes.DAYS,
+            Family.AGE,
+            frozenset({_D}),
+        ),
+        Operator(
+            "days ahead <=",
+            "is at most (days ahead)",
+            Takes.DAYS,
+            Family.AGE,
+            frozenset({_D}),
+        ),
+        Operator(
+            "anniversary within",
+            "has its anniversary within (days)",
+            Takes.DAYS,
+            Family.ANNIVERSARY,
+            frozenset({_D}),
+        ),
+        Operator("includes", "includes", Takes.ONE, Family.LIST, frozenset({_L})),
+        Operator(
+            "includes any of",
+            "includes any of",
+            Takes.LIST,
+            Family.LIST,
+            frozenset({_L}),
+        ),
+        Operator(
+            "includes all of",
+            "includes all of",
+            Takes.LIST,
+            Family.LIST,
+            frozenset({_L}),
+        ),
+        Operator(
+            "includes none of",
+            "includes none of",
+            Takes.LIST,
+            Family.LIST,
+            frozenset({_L}),
+            negates="includes any of",
+        ),
         Operator("is set", "is set", Takes.NOTHING, Family.SET, _ALL),
         Operator(
             "is not set",
@@ -106,14 +156,14 @@ OPERATORS: dict[str, Operator] = {
     ]
 }
 
-#: What may be asked of the number of events, and of the days since the last.
+#: What may be asked of the number of events, and of the days since the last or first.
 NUMBER_QUESTIONS = {
     ">=": "at least",
     "<=": "at most",
     "=": "exactly",
     "between": "between",
 }
-#: What may be asked of the date of the last event.
+#: What may be asked of the date of the last or the first event.
 DATE_QUESTIONS = {
     "before": "before",
     "after": "after",

@@ -30,6 +30,13 @@ MAX_LIST = 10_000
 MAX_NUMBER = 1_000_000
 #: A hundred years: what goes further back is meant as "ever".
 MAX_PERIOD = {"hours": 876_000, "days": 36_500, "weeks": 5_200, "months": 1_200}
+CALENDAR_UNITS = ("day", "week", "month", "quarter", "year")
+CHANNELS = ("email", "sms", "push")
+CONSENT_ANSWERS = ("yes", "no", "unanswered")
+#: How far a message has come: one that was opened had been sent.
+MESSAGE_STAGES = ("sent", "delivered", "opened", "clicked")
+ORDERS = ("any", "before", "after")
+MAX_SAME = 5
 
 FIELD_CODE = r"[A-Za-z_][A-Za-z0-9_]{0,63}"
 FIELD_PATH = re.compile(rf"{FIELD_CODE}(\.{FIELD_CODE})*\Z")
@@ -115,6 +122,25 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
+class Calendar:
+    """A unit of the project's calendar: this one up to now, or the whole one before."""
+
+    which: str
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """After the last event so chosen, of the same customer. None such: no period at
+    all, so that no event is in it."""
+
+    event: str
+    where: tuple[FieldIs, ...] = ()
+    source: tuple[str, ...] = ()
+    at: str = _attribute(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Count:
     """How many of the chosen events there are."""
 
@@ -122,12 +148,23 @@ class Count:
     value: int | tuple[int, int]
 
 
+DateValue = str | EventValue | tuple[str | EventValue, str | EventValue]
+
+
 @dataclass(frozen=True, slots=True)
 class LastDate:
     """When the last of the chosen events was. No event: false."""
 
     op: str
-    value: str | EventValue | tuple[str | EventValue, str | EventValue]
+    value: DateValue
+
+
+@dataclass(frozen=True, slots=True)
+class FirstDate:
+    """When the first of the chosen events was. No event: false."""
+
+    op: str
+    value: DateValue
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +176,82 @@ class DaysSinceLast:
 
 
 @dataclass(frozen=True, slots=True)
+class DaysSinceFirst:
+    """Whole 24-hour days since the first of the chosen events. No event: false."""
+
+    op: str
+    value: int | tuple[int, int]
+
+
+Period = Last | Span | Calendar | Since
+Question = Count | LastDate | FirstDate | DaysSinceLast | DaysSinceFirst
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Another event of the same customer, which a chosen event must have or lack.
+
+    `same` are fields that both must carry with equal values: the very product that was
+    viewed was paid. `order`: when the other was, seen from the chosen one; two events
+    at the same instant are neither before nor after each other. Never the chosen event
+    itself.
+    """
+
+    event: str
+    is_there: bool
+    same: tuple[str, ...] = ()
+    order: str = "any"
+    where: tuple[FieldIs, ...] = ()
+    source: tuple[str, ...] = ()
+    at: str = _attribute(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Happened:
-    """Choose events by name, period and context, then ask one thing about them."""
+    """Choose events by name, source, period, context and other events beside them,
+    then ask one thing about them. `source`: names; none means any."""
 
     event: str
     where: tuple[FieldIs, ...] = ()
-    period: Last | Span | None = None
-    question: Count | LastDate | DaysSinceLast = Count(">=", 1)
+    period: Period | None = None
+    question: Question = Count(">=", 1)
+    source: tuple[str, ...] = ()
+    beside: tuple[Beside, ...] = ()
+    at: str = _attribute(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Messaged:
+    """Choose messages to the customer by how far they came, campaign, channel and
+    period, then ask one thing about them. The period is that of the stage: when it was
+    opened. Test sends do not count."""
+
+    stage: str
+    campaign: int | None = None
+    channel: str = ""
+    period: Last | Span | Calendar | None = None
+    question: Question = Count(">=", 1)
+    at: str = _attribute(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentIs:
+    """What the customer answered: may we write to you on this channel, or in this
+    category on it?"""
+
+    channel: str
+    answer: str
+    category: str = ""
+    at: str = _attribute(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Reachable:
+    """A message on this channel would be sent now: there is a valid address that is
+    not suppressed, and consent, as messaging/eligibility.py decides."""
+
+    channel: str
+    category: str = ""
     at: str = _attribute(default="", compare=False)
 
 
@@ -155,7 +261,8 @@ class InSegment:
     at: str = _attribute(default="", compare=False)
 
 
-Rule = All | AnyOf | Not | Attribute | Happened | InSegment
+Leaf = Attribute | Happened | Messaged | ConsentIs | Reachable | InSegment
+Rule = All | AnyOf | Not | Leaf
 
 
 def parse(data: object, *, event_values: bool = False) -> Rule:
@@ -185,27 +292,77 @@ def to_json(rule: Rule) -> dict[str, Any]:
             return {"attribute": name, "op": op, **_value_json(op, value)}
         case InSegment(segment):
             return {"segment": segment}
-        case Happened(event, where, period, question):
-            data: dict[str, Any] = {"event": event}
-            if where:
-                data["where"] = where_json(where)
-            match period:
-                case Last(number, unit):
-                    data["period"] = {"last": number, "unit": unit}
-                case Span(start, end):
-                    ends = {"from": start, "to": end}
-                    data["period"] = {key: day for key, day in ends.items() if day}
-            match question:
-                case Count(">=", 1):
-                    pass  # What is asked where nothing else is.
-                case Count(op, value):
-                    data["count"] = {"op": op, "value": _plain(value)}
-                case LastDate(op, value):
-                    data["last"] = {"op": op, "value": _plain(value)}
-                case DaysSinceLast(op, value):
-                    data["days_since_last"] = {"op": op, "value": _plain(value)}
-            return data
+        case ConsentIs(channel, answer, category):
+            return {
+                "consent": channel,
+                **({"category": category} if category else {}),
+                "is": answer,
+            }
+        case Reachable(channel, category):
+            return {
+                "reachable": channel,
+                **({"category": category} if category else {}),
+            }
+        case Messaged(stage, campaign, channel, period, question):
+            return {
+                "message": stage,
+                **({} if campaign is None else {"campaign": campaign}),
+                **({"channel": channel} if channel else {}),
+                **_period_json(period),
+                **_question_json(question),
+            }
+        case Happened(event, where, period, question, source, beside):
+            return {
+                **_chosen_json(event, where, source),
+                **_period_json(period),
+                **{
+                    "with" if other.is_there else "without": {
+                        **_chosen_json(other.event, other.where, other.source),
+                        **({"same": list(other.same)} if other.same else {}),
+                        **({} if other.order == "any" else {"order": other.order}),
+                    }
+                    for other in beside
+                },
+                **_question_json(question),
+            }
     raise AssertionError(f"rule without JSON: {rule!r}")
+
+
+def _chosen_json(
+    event: str, where: tuple[FieldIs, ...], source: tuple[str, ...]
+) -> dict[str, Any]:
+    return {
+        "event": event,
+        **({"where": where_json(where)} if where else {}),
+        **(
+            {"source": source[0] if len(source) == 1 else list(source)}
+            if source
+            else {}
+        ),
+    }
+
+
+def _period_json(period: Period | None) -> dict[str, Any]:
+    match period:
+        case Last(number, unit):
+            data: dict[str, Any] = {"last": number, "unit": unit}
+        case Span(start, end):
+            ends = {"from": start, "to": end}
+            data = {key: day for key, day in ends.items() if day}
+        case Calendar(which, unit):
+            data = {which: unit}
+        case Since(event, where, source):
+            data = {"since": _chosen_json(event, where, source)}
+        case None:
+            return {}
+    return {"period": data}
+
+
+def _question_json(question: Question) -> dict[str, Any]:
+    if question == Count(">=", 1):
+        return {}  # What is asked where nothing else is.
+    word = next(word for word, kind in QUESTIONS.items() if type(question) is kind)
+    return {word: {"op": question.op, "value": _plain(question.value)}}
 
 
 def where_json(where: tuple[FieldIs, ...]) -> list[dict[str, Any]]:
@@ -227,26 +384,36 @@ def walk(rule: Rule) -> Iterator[Rule]:
             yield from walk(part)
 
 
+def comparisons(rule: Rule) -> Iterator[Attribute | FieldIs | LastDate | FirstDate]:
+    """Everything in the rule that compares with a value that an event may give."""
+    for part in walk(rule):
+        match part:
+            case Attribute():
+                yield part
+            case Happened(where=where, period=period, question=question, beside=beside):
+                yield from where
+                if isinstance(period, Since):
+                    yield from period.where
+                for other in beside:
+                    yield from other.where
+                if isinstance(question, LastDate | FirstDate):
+                    yield question
+            case Messaged(question=LastDate() | FirstDate() as question):
+                yield question
+
+
 def event_values(rule: Rule | tuple[FieldIs, ...]) -> set[str]:
     """The field codes that the rule takes from the event: `{"product_id"}`."""
-    found: set[str] = set()
-    conditions: list[Any] = []
-    if isinstance(rule, tuple):
-        conditions.extend(rule)
-    else:
-        for part in walk(rule):
-            if isinstance(part, Happened):
-                conditions.extend(part.where)
-                if isinstance(part.question, LastDate):
-                    conditions.append(part.question)
-            elif isinstance(part, Attribute):
-                conditions.append(part)
-    for condition in conditions:
-        value = condition.value
-        for one in value if isinstance(value, tuple) else (value,):
-            if isinstance(one, EventValue):
-                found.add(one.path)
-    return found
+    return {
+        one.path
+        for condition in (rule if isinstance(rule, tuple) else comparisons(rule))
+        for one in (
+            condition.value
+            if isinstance(condition.value, tuple)
+            else (condition.value,)
+        )
+        if isinstance(one, EventValue)
+    }
 
 
 def read_instant(text: str) -> datetime | date | None:
@@ -314,6 +481,23 @@ class _Parser:
         if word == "attribute":
             name, op, value = self._comparison(data, "attribute", at)
             return Attribute(name, op, value, at=at)
+        if word == "consent":
+            self._only(data, {"consent", "category", "is"}, at)
+            return ConsentIs(
+                self._one_of(data, "consent", CHANNELS, at),
+                self._one_of(data, "is", CONSENT_ANSWERS, at),
+                self._name(data, "category", at),
+                at=at,
+            )
+        if word == "reachable":
+            self._only(data, {"reachable", "category"}, at)
+            return Reachable(
+                self._one_of(data, "reachable", CHANNELS, at),
+                self._name(data, "category", at),
+                at=at,
+            )
+        if word == "message":
+            return self._messaged(data, at)
         if word == "segment":
             self._only(data, {"segment"}, at)
             segment = data["segment"]
@@ -351,47 +535,150 @@ class _Parser:
         return tuple(lines)
 
     def _happened(self, data: Mapping[str, Any], at: str) -> Happened:
-        questions = [
-            word for word in ("count", "last", "days_since_last") if word in data
-        ]
-        self._only(data, {"event", "where", "period", *questions}, at)
-        event = data["event"]
+        known = {"event", "where", "source", "period", "with", "without"}
+        self._only(data, known | QUESTIONS.keys(), at)
+        event, where, source = self._chosen(data, at)
+        return Happened(
+            event,
+            where,
+            self._period(data["period"], _join(at, "period"))
+            if "period" in data
+            else None,
+            self._question(data, at),
+            source,
+            tuple(
+                self._beside(data[word], _join(at, word), is_there=word == "with")
+                for word in ("with", "without")
+                if word in data
+            ),
+            at=at,
+        )
+
+    def _messaged(self, data: Mapping[str, Any], at: str) -> Messaged:
+        known = {"message", "campaign", "channel", "period"}
+        self._only(data, known | QUESTIONS.keys(), at)
+        campaign = data.get("campaign")
+        if "campaign" in data and not (type(campaign) is int and 0 < campaign < 2**63):
+            raise RuleError(
+                "“campaign” takes the id of a campaign, a number.",
+                field=_join(at, "campaign"),
+            )
+        period = None
+        if "period" in data:
+            found = self._period(data["period"], _join(at, "period"))
+            if isinstance(found, Since):
+                raise RuleError(
+                    "“since” chooses a period for events, not for messages.",
+                    field=_join(at, "period"),
+                )
+            period = found
+        return Messaged(
+            self._one_of(data, "message", MESSAGE_STAGES, at),
+            campaign,
+            self._one_of(data, "channel", CHANNELS, at) if "channel" in data else "",
+            period,
+            self._question(data, at),
+            at=at,
+        )
+
+    def _chosen(
+        self, data: Mapping[str, Any], at: str
+    ) -> tuple[str, tuple[FieldIs, ...], tuple[str, ...]]:
+        """Name, context and source: by what events are chosen anywhere."""
+        event = data.get("event")
         if not isinstance(event, str) or not event:
             raise RuleError(
                 "“event” takes the name of an event.", field=_join(at, "event")
             )
-        if len(questions) > 1:
-            raise RuleError(
-                "A condition asks one thing of events; this one asks "
-                f"{_quoted(questions)}. Make two conditions of it.",
-                field=at,
-            )
         where = (
             self.where(data["where"], at=_join(at, "where")) if "where" in data else ()
         )
-        period = (
-            self._period(data["period"], _join(at, "period"))
-            if "period" in data
-            else None
-        )
-        question: Count | LastDate | DaysSinceLast = Count(">=", 1)
-        if questions:
-            place = _join(at, questions[0])
-            asked = data[questions[0]]
-            if not isinstance(asked, Mapping) or set(asked) != {"op", "value"}:
+        source: tuple[str, ...] = ()
+        if "source" in data:
+            sent = data["source"]
+            names = [sent] if isinstance(sent, str) else sent
+            if (
+                not isinstance(names, list)
+                or not 0 < len(names) <= MAX_CONDITIONS
+                or not all(isinstance(name, str) and name for name in names)
+            ):
                 raise RuleError(
-                    f"“{questions[0]}” takes an object with “op” and “value”.",
-                    field=place,
+                    "“source” takes the name of a source, or a list of them.",
+                    field=_join(at, "source"),
                 )
-            op, value = asked["op"], asked["value"]
-            if questions[0] == "last":
-                question = LastDate(*self._date_question(op, value, place))
-            else:
-                make = Count if questions[0] == "count" else DaysSinceLast
-                question = make(*self._number_question(op, value, place))
-        return Happened(event, where, period, question, at=at)
+            source = tuple(dict.fromkeys(names))
+        return event, where, source
 
-    def _period(self, data: object, at: str) -> Last | Span:
+    def _beside(self, data: object, at: str, *, is_there: bool) -> Beside:
+        if not isinstance(data, Mapping):
+            raise RuleError(
+                "Another event is an object such as "
+                '{"event": "Order paid", "same": ["product_id"]}.',
+                field=at,
+            )
+        self._only(data, {"event", "where", "source", "same", "order"}, at)
+        self._count_condition(at)
+        event, where, source = self._chosen(data, at)
+        same = data.get("same", [])
+        if isinstance(same, str):
+            same = [same]
+        if (
+            not isinstance(same, list)
+            or len(same) > MAX_SAME
+            or not all(
+                isinstance(code, str) and FIELD_PATH.match(code) for code in same
+            )
+        ):
+            raise RuleError(
+                f"“same” takes a list of up to {MAX_SAME} field codes that both events "
+                "must carry with equal values.",
+                field=_join(at, "same"),
+            )
+        order = self._one_of(data, "order", ORDERS, at) if "order" in data else "any"
+        return Beside(
+            event, is_there, tuple(dict.fromkeys(same)), order, where, source, at=at
+        )
+
+    def _question(self, data: Mapping[str, Any], at: str) -> Question:
+        questions = [word for word in QUESTIONS if word in data]
+        if not questions:
+            return Count(">=", 1)
+        if len(questions) > 1:
+            raise RuleError(
+                "A condition asks one thing; this one asks "
+                f"{_quoted(questions)}. Make two conditions of it.",
+                field=at,
+            )
+        word = questions[0]
+        place, asked = _join(at, word), data[word]
+        if not isinstance(asked, Mapping) or set(asked) != {"op", "value"}:
+            raise RuleError(
+                f"“{word}” takes an object with “op” and “value”.", field=place
+            )
+        kind = QUESTIONS[word]
+        if issubclass(kind, LastDate | FirstDate):
+            return kind(*self._date_question(asked["op"], asked["value"], place))
+        return kind(*self._number_question(asked["op"], asked["value"], place))
+
+    def _one_of(
+        self, data: Mapping[str, Any], word: str, known: tuple[str, ...], at: str
+    ) -> str:
+        found = data.get(word)
+        if not isinstance(found, str) or found not in known:
+            raise RuleError(
+                f"“{word}” is one of {_quoted(known)}.", field=_join(at, word)
+            )
+        return found
+
+    def _name(self, data: Mapping[str, Any], word: str, at: str) -> str:
+        if word not in data:
+            return ""
+        found = data[word]
+        if not isinstance(found, str) or not found:
+            raise RuleError(f"“{word}” takes a code.", field=_join(at, word))
+        return found
+
+    def _period(self, data: object, at: str) -> Period:
         if isinstance(data, Mapping) and set(data) == {"last", "unit"}:
             number, unit = data["last"], data["unit"]
             if not isinstance(unit, str) or unit not in MAX_PERIOD:
@@ -405,6 +692,20 @@ class _Parser:
                     field=_join(at, "last"),
                 )
             return Last(number, unit)
+        if isinstance(data, Mapping) and len(data) == 1:
+            word = str(next(iter(data)))
+            if word in ("this", "previous"):
+                return Calendar(word, self._one_of(data, word, CALENDAR_UNITS, at))
+            if word == "since":
+                place, chosen = _join(at, word), data[word]
+                if not isinstance(chosen, Mapping):
+                    raise RuleError(
+                        '“since” takes an object such as {"event": "Product viewed"}.',
+                        field=place,
+                    )
+                self._only(chosen, {"event", "where", "source"}, place)
+                self._count_condition(place)
+                return Since(*self._chosen(chosen, place), at=place)
         if isinstance(data, Mapping) and data and set(data) <= {"from", "to"}:
             for word, text in data.items():
                 if not isinstance(text, str) or read_instant(text) is None:
@@ -415,8 +716,9 @@ class _Parser:
                     )
             return Span(data.get("from"), data.get("to"))
         raise RuleError(
-            'A period is {"last": 30, "unit": "days"}, or {"from": ..., "to": ...} '
-            "with either or both.",
+            'A period is {"last": 30, "unit": "days"}, {"from": ..., "to": ...} with '
+            'either or both, {"this": "month"}, {"previous": "month"}, or '
+            '{"since": {"event": ...}}.',
             field=at,
         )
 
@@ -593,7 +895,24 @@ class _Parser:
             )
 
 
-_WORDS = ("all", "any", "not", "attribute", "event", "segment")
+_WORDS = (
+    "all",
+    "any",
+    "not",
+    "attribute",
+    "event",
+    "message",
+    "consent",
+    "reachable",
+    "segment",
+)
+QUESTIONS: dict[str, type[Question]] = {
+    "count": Count,
+    "last": LastDate,
+    "first": FirstDate,
+    "days_since_last": DaysSinceLast,
+    "days_since_first": DaysSinceFirst,
+}
 
 
 def _join(at: str, place: str) -> str:

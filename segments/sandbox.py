@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from events.models import Kind
@@ -10,9 +10,9 @@ from events.sandbox import After, Coming, ConditionTried, SegmentTouched, Stored
 from segments import rules
 from segments.compile import compile_rule, customers_matching, event_fits
 from segments.describe import describe
-from segments.dictionary import Dictionary
+from segments.dictionary import Dictionary, choices_in
 from segments.models import Segment
-from segments.preview import read_only
+from segments.reading import read_only
 from smartcomm.core.errors import UserError
 
 #: So many segments are read to see whether they speak of the event, and so many asked.
@@ -77,7 +77,8 @@ def _speaking(event: str, saved: dict[int, tuple[str, rules.Rule]]) -> list[Spea
         pk: [
             part
             for part in rules.walk(rule)
-            if isinstance(part, rules.Happened) and part.event == event
+            if isinstance(part, rules.Happened)
+            and any(choice.event == event for choice in choices_in(part))
         ]
         for pk, (_, rule) in saved.items()
     }
@@ -129,8 +130,21 @@ def _touched(
         told.conditions = [
             ConditionTried(
                 sentence=describe(condition),
-                fits=event_fits(condition, stored.pk, now=trial.now, dictionary=known),
+                fits=any(
+                    event_fits(one, stored.pk, now=trial.now, dictionary=known)
+                    for one in _roles(condition)
+                ),
             )
             for condition in segment.conditions
         ]
     return told
+
+
+def _roles(condition: rules.Happened) -> Iterator[rules.Happened]:
+    """What an event may be in a condition: one of those that are counted, the one since
+    which they are, or another beside them."""
+    for choice in choices_in(condition):
+        if isinstance(choice, rules.Happened):
+            yield choice
+        else:
+            yield rules.Happened(choice.event, choice.where, source=choice.source)

@@ -9,6 +9,7 @@ import itertools
 from datetime import datetime
 from typing import Any
 
+from django.db.models import F
 from django.utils import timezone
 
 from campaigns.models import Campaign
@@ -17,6 +18,9 @@ from events.ingest import record_events
 from events.models import Event, EventType, Kind, Source, SystemEvent
 from messaging import queue
 from messaging.models import Content, Message
+from segments import saving
+from segments.models import Membership, Segment, Upkeep
+from segments.saving import Wanted
 
 _numbers = itertools.count(1)
 
@@ -101,6 +105,41 @@ def system_event(
     recorded = record_events([item], source=source(), kind=Kind.SYSTEM)
     assert recorded.accepted == 1, recorded
     return SystemEvent.objects.get(external_id=item["id"])
+
+
+# segments
+
+
+def segment(name: str = "", rule: Any = None, **more: Any) -> Segment:
+    """A segment as it is saved, with its first version: make.segment(rule=PARIS)."""
+    kind = more.pop("kind", Segment.Kind.STATIC if rule is None else "dynamic")
+    name = name or f"segment {next(_numbers)}"
+    return saving.create(Wanted(name, rule=rule, **more), author="anna", kind=kind)
+
+
+def kept(
+    segment: Segment, *customers: Customer, since: datetime | None = None
+) -> Segment:
+    """The segment with these members, as upkeep leaves it."""
+    now = timezone.now()
+    Membership.objects.bulk_create(
+        (
+            Membership(customer=one, segment=segment, since=since or now)
+            for one in customers
+        ),
+        ignore_conflicts=True,
+    )
+    Upkeep.objects.update_or_create(id=1, defaults={"kept_at": now})
+    Segment.objects.filter(pk=segment.pk).update(
+        members_of=F("edition"),
+        status=Segment.Status.FRESH,
+        count=segment.memberships.count(),
+        counted_at=now,
+        tried_at=now,
+        recount_wanted_at=None,
+    )
+    segment.refresh_from_db()
+    return segment
 
 
 # messaging

@@ -2,256 +2,205 @@
 
 from __future__ import annotations
 
-import random
-from datetime import UTC, datetime, timedelta
-from typing import Any
+import os
+from datetime import timedelta
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from customers.models import Attribute, Customer
-from events import schema
-from events.ingest import record_events
+from customers.models import Channel
 from events.models import EventField
+from messaging import eligibility
+from messaging.models import Content
+from messaging.recipients import Claimed, Recipients
 from segments import rules
 from segments.compile import IdRange, compile_rule, customers_matching
-from segments.dictionary import COLUMNS
-from segments.operators import OPERATORS, Takes, ValueType
-from tests import make
-from tests.segments.evaluator import Happening, Person, World
+from tests.segments.language import CATEGORIES, CONTEXT, NOWS, ZONE, Everyone
 
-NOW = datetime(2026, 3, 30, 12, tzinfo=UTC)  # Berlin changed its clocks the day before.
-ZONE = "Europe/Berlin"
-CITIES = ["Paris", "Berlin", "pa%ris", "P_ris", ""]
-EVENTS = ["Viewed", "Paid"]
-FIELDS = ["name", "price", "gift", "day", "address.city", "lines"]
-TEXTS = [
-    "Bag",
-    "bag",
-    "10",
-    "10.5",
-    "a%b",
-    "axb",
-    "2026-03-29",
-    "2026-03-29T01:30:00+01:00",
-    "",
-]
-VALUES = [
-    *TEXTS,
-    10,
-    10.5,
-    0,
-    -3,
-    True,
-    False,
-    None,
-    [10],
-    {"city": "Paris"},
-    "2026-13-40",
-]
-DATES = [
-    "2026-03-28",
-    "2026-03-29",
-    "2026-03-30",
-    "2026-03-01T10:00:00+02:00",
-    "2025-12-31",
-]
-
-# What a rule may say.
-
-scalars = st.sampled_from([v for v in VALUES if isinstance(v, str | int | float)])
-dates = st.sampled_from(DATES)
-numbers = st.sampled_from([-3, 0, 10, 10.5, 11])
-
-
-def values(takes: Takes):
-    pair = st.tuples(numbers, numbers) | st.tuples(dates, dates)
-    return {
-        Takes.NOTHING: st.none(),
-        Takes.ONE: scalars,
-        Takes.LIST: st.lists(scalars, min_size=1, max_size=30).map(tuple),
-        Takes.TEXT: st.sampled_from(["a", "A%", "_", "\\", "bag", "10"]),
-        Takes.ORDERED: numbers | dates,
-        Takes.PAIR: pair,
-        Takes.TIME: dates,
-        Takes.DAY: st.sampled_from(DATES[:3]),
-        Takes.DAYS: st.integers(0, 40),
-    }[takes]
-
-
-def comparison(ops):
-    return st.sampled_from(sorted(ops)).flatmap(
-        lambda op: st.tuples(st.just(op), values(OPERATORS[op].takes))
-    )
-
-
-def fitting(type_: ValueType):
-    return comparison(code for code, op in OPERATORS.items() if type_ in op.types)
-
-
-ATTRIBUTES = {
-    "tier": ValueType.STRING,
-    "points": ValueType.NUMBER,
-    "vip": ValueType.BOOLEAN,
-    "joined": ValueType.DATE,
-}
-COLUMN_TYPES = {
-    name: COLUMNS[name].type
-    for name in ("city", "birth_date", "registered_at", "email")
-}
-attributes = st.sampled_from([*ATTRIBUTES.items(), *COLUMN_TYPES.items()]).flatmap(
-    lambda pair: fitting(pair[1]).map(lambda c: rules.Attribute(pair[0], *c))
-)
-lines = st.sampled_from(FIELDS).flatmap(
-    lambda field: comparison(OPERATORS).map(lambda c: rules.FieldIs(field, *c))
-)
-counts = st.one_of(
-    st.tuples(st.sampled_from([">=", "<=", "="]), st.integers(0, 4)),
-    st.tuples(st.just("between"), st.tuples(st.integers(0, 2), st.integers(2, 4))),
-)
-days = st.one_of(
-    st.tuples(st.sampled_from([">=", "<=", "="]), st.integers(0, 40)),
-    st.tuples(st.just("between"), st.tuples(st.integers(0, 9), st.integers(9, 60))),
-)
-last_dates = st.one_of(
-    st.tuples(st.sampled_from(["before", "after"]), dates),
-    st.tuples(st.just("on"), st.sampled_from(DATES[:3])),
-    st.tuples(st.just("between"), st.tuples(dates, dates)),
-)
-questions = (
-    counts.map(lambda c: rules.Count(*c))
-    | days.map(lambda c: rules.DaysSinceLast(*c))
-    | last_dates.map(lambda c: rules.LastDate(*c))
-)
-periods = (
-    st.none()
-    | st.builds(
-        rules.Last,
-        st.integers(1, 40),
-        st.sampled_from(["hours", "days", "weeks", "months"]),
-    )
-    | st.builds(rules.Span, dates, dates)
-    | st.builds(rules.Span, dates, st.none())
-    | st.builds(rules.Span, st.none(), dates)
-)
-happened = st.builds(
-    rules.Happened,
-    st.sampled_from(EVENTS),
-    st.lists(lines, max_size=2).map(tuple),
-    periods,
-    questions,
-)
-every_rule = st.recursive(
-    attributes | happened,
-    lambda inner: st.one_of(
-        st.lists(inner, min_size=1, max_size=3).map(lambda p: rules.All(tuple(p))),
-        st.lists(inner, min_size=1, max_size=3).map(lambda p: rules.AnyOf(tuple(p))),
-        inner.map(rules.Not),
-    ),
-    max_leaves=6,
+#: Cases for each of the times; more are tried by hand with AGREEMENT_CASES=2000.
+CASES = int(os.environ.get("AGREEMENT_CASES", "150"))
+SETTINGS = settings(
+    max_examples=CASES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
-# Whom it may be about.
 
-
-def people(count: int) -> dict[int, Person]:
-    """Random customers with random histories, in the database and in memory."""
-    dice = random.Random(7)
-    for code, type_ in ATTRIBUTES.items():
-        Attribute.objects.create(code=code, type=type_.value)
-    found: dict[int, Person] = {}
-    items = []
-    for i in range(count):
-        held: dict[str, Any] = {
-            code: dice.choice(VALUES[:-3]) for code in ATTRIBUTES if dice.random() < 0.7
-        }
-        columns = {
-            "city": dice.choice(CITIES),
-            "email": dice.choice(["", f"c{i}@example.com"]),
-            "birth_date": dice.choice(
-                [None, (NOW - timedelta(days=dice.randrange(60))).date()]
-            ),
-            "registered_at": dice.choice(
-                [None, NOW - timedelta(hours=dice.randrange(-48, 900))]
-            ),
-        }
-        customer = Customer.objects.create(
-            external_id=f"C-{i}", attributes=held, **columns
-        )
-        found[customer.pk] = Person(columns, held)
-        for _ in range(dice.randrange(7)):
-            context: dict[str, Any] = {}
-            for field in FIELDS:
-                if dice.random() < 0.6 and "." not in field:
-                    context[field] = dice.choice(VALUES)
-            if dice.random() < 0.5:
-                context["address"] = {"city": dice.choice(VALUES)}
-            at = NOW - timedelta(minutes=dice.randrange(-5, 60 * 24 * 60))
-            if dice.random() < 0.1:
-                at = NOW - timedelta(days=dice.randrange(40))
-            name = dice.choice(EVENTS)
-            found[customer.pk].events.append(Happening(name, at, context))
-            items.append(
-                {
-                    "name": name,
-                    "customer": customer.external_id,
-                    "occurred_at": at.isoformat(),
-                    "context": context,
-                }
-            )
-    assert record_events(items, source=make.source(), now=NOW).rejected == 0
-    return found
+@pytest.fixture(autouse=True)
+def berlin(settings):
+    settings.TIME_ZONE = ZONE
 
 
 @pytest.mark.django_db
-def test_compiler_and_evaluator_agree_on_every_customer(settings_zone):
-    schema.forget_known()
-    for name in EVENTS:
-        event_type = make.event_type(name)
-        # One field declared a number, and the same field of the other type not.
-        if name == "Paid":
-            EventField.objects.create(
-                type=event_type, code="price", value_type="number"
-            )
-            EventField.objects.create(type=event_type, code="name", value_type="number")
-        else:
-            EventField.objects.create(
-                type=event_type, code="price", value_type="string"
-            )
-    everyone = people(60)
-    types: dict = {code: type_.value for code, type_ in ATTRIBUTES.items()}
-    types |= {
-        (name, code): value_type
-        for name, code, value_type in EventField.objects.values_list(
-            "type__name", "code", "value_type"
-        )
-    }
-    world = World(NOW, ZONE, types)
+@pytest.mark.parametrize("now", NOWS, ids=str)
+def test_compiler_and_evaluator_agree_on_every_customer(now):
+    everyone = Everyone(now, seed=NOWS.index(now))
+    known = EventField.objects.values_list("type__name", "code", "value_type")
+    everyone.world.types |= {(name, code): kind for name, code, kind in known}
+    some = sorted(everyone.people)[::3]
+    part = IdRange(some[2], some[9])
 
-    @settings(
-        max_examples=1500,
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-    )
-    @given(every_rule)
-    def agree(rule):
-        expected = {pk for pk, person in everyone.items() if world.holds(rule, person)}
-        assert customers_matching(compile_rule(rule, now=NOW)) == expected
-        some = sorted(everyone)[::3]
-        restricted = compile_rule(rule, now=NOW, restrict=some)
-        assert customers_matching(restricted) == expected & set(some)
-        part = IdRange(some[2], some[9])
-        ranged = compile_rule(rule, now=NOW, restrict=part)
-        assert customers_matching(ranged) == {
+    @SETTINGS
+    @given(everyone.rules.everything, everyone.rules.leaves)
+    def agree(rule, within):
+        # What is written can be read again, and means the same.
+        assert rules.parse(rules.to_json(rule), event_values=True) == rule
+        if any(isinstance(p, rules.InSegment) for p in rules.walk(within)) or (
+            rules.event_values(within)
+        ):
+            within = rules.Attribute("city", "=", "Berlin")
+        everyone.vary(within)
+        expected = everyone.meet(rule)
+
+        def found(**how):
+            query = compile_rule(rule, now=now, context=CONTEXT, **how)
+            return customers_matching(query)
+
+        assert found() == expected
+        assert found(restrict=some) == expected & set(some)
+        assert found(restrict=part) == {
             pk for pk in expected if part.after < pk <= part.upto
         }
-        # What is written can be read again, and means the same.
-        assert rules.parse(rules.to_json(rule)) == rule
 
     agree()
 
 
-@pytest.fixture
-def settings_zone(settings):
-    settings.TIME_ZONE = ZONE
+@pytest.mark.django_db
+@pytest.mark.parametrize("now", NOWS, ids=str)
+def test_every_period_and_every_age_is_read_alike(now):
+    """What chance seldom puts together: each of them alone, for every customer."""
+    everyone = Everyone(now, seed=100 + NOWS.index(now), count=120)
+    asked: list[rules.Rule] = [
+        rules.Happened("Viewed", period=period)
+        for period in (
+            *(
+                rules.Last(number, unit)
+                for number in (1, 2, 12)
+                for unit in ("hours", "days", "weeks", "months")
+            ),
+            *(
+                rules.Calendar(which, unit)
+                for which in ("this", "previous")
+                for unit in rules.CALENDAR_UNITS
+            ),
+        )
+    ]
+    for name in ("birth_date", "registered_at", "joined"):
+        asked += [
+            rules.Attribute(name, op, number)
+            for op in (
+                "days ago >=",
+                "days ago <=",
+                "days ahead >=",
+                "days ahead <=",
+                "anniversary within",
+            )
+            for number in (0, 1, 2, 364, 365)
+        ]
+    asked += [
+        rules.Attribute("age", op, number)
+        for op in ("=", ">=", "<=", ">", "<")
+        for number in (0, 1, 17, 17.5, 18)
+    ]
+    told = set()
+    for rule in asked:
+        expected = everyone.meet(rule)
+        assert customers_matching(compile_rule(rule, now=now)) == expected, rule
+        told |= {frozenset(expected)}
+    assert len(told) > len(asked) / 3
+
+
+@pytest.mark.django_db
+def test_every_way_to_stand_beside_another_event_is_read_alike():
+    everyone = Everyone(NOWS[0], seed=200, count=150)
+    for same in ((), ("product",), ("name",), ("product", "address.city")):
+        for order in rules.ORDERS:
+            for other in ("Viewed", "Paid"):
+                for is_there in (True, False):
+                    beside = rules.Beside(other, is_there, same, order)
+                    rule = rules.Happened("Viewed", beside=(beside,))
+                    expected = everyone.meet(rule)
+                    found = customers_matching(compile_rule(rule, now=NOWS[0]))
+                    assert found == expected, beside
+
+
+@pytest.mark.django_db
+def test_since_an_event_that_is_asked_for_as_well_is_read_alike():
+    """What else a rule asks of the event since which it counts narrows what is read."""
+    now = NOWS[3]
+    everyone = Everyone(now, seed=500, count=150)
+    day = everyone.calendar.days[-3].isoformat()
+    line = rules.FieldIs("product", "=", 10)
+    viewed = [
+        rules.Happened("Viewed", period=period, question=question, where=where)
+        for period in (
+            rules.Last(3, "days"),
+            rules.Last(1, "months"),
+            rules.Calendar("previous", "month"),
+            rules.Span(None, day),
+        )
+        for question in (
+            rules.Count(">=", 1),
+            rules.LastDate("after", day),
+            rules.DaysSinceLast("<=", 7),
+            rules.DaysSinceFirst("between", (2, 40)),
+        )
+        for where in ((), (line,))
+    ]
+    since = [
+        rules.Happened(name, period=rules.Since(begun, where, source))
+        for name, begun in (("Paid", "Viewed"), ("Viewed", "Paid"), ("Paid", "Paid"))
+        for where, source in (((), ()), ((line,), ()), ((), ("shop",)))
+    ]
+    told = set()
+    for one in viewed:
+        for other in since:
+            for rule in (
+                rules.All((one, other)),
+                rules.All((rules.Not(other), one)),
+            ):
+                expected = everyone.meet(rule)
+                found = customers_matching(compile_rule(rule, now=now))
+                assert found == expected, rule
+                told |= {frozenset(expected)}
+    assert len(told) > 30
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("seed", range(6))
+def test_who_is_reachable_is_who_would_be_sent_a_message(seed):
+    now = NOWS[0]
+    everyone = Everyone(now, seed=seed)
+    reached = 0
+    for channel in Channel.values:
+        for code in ("", *CATEGORIES):
+            content = Content.objects.create(
+                channel=channel, category=everyone.categories.get(code)
+            )
+            claimed = [
+                Claimed(
+                    id=pk,
+                    customer_id=pk,
+                    channel=channel,
+                    content_id=content.pk,
+                    event_id=None,
+                    system_event_id=None,
+                    run_id=None,
+                    is_test=False,
+                    address="",
+                    attempts=0,
+                    expires_at=now + timedelta(days=1),
+                )
+                for pk in everyone.people
+            ]
+            recipients = Recipients(claimed)
+            sent = {
+                row.customer_id
+                for row in claimed
+                if eligibility.refusal(recipients.situation(row), now=now) is None
+            }
+            rule = rules.Reachable(channel, code)
+            assert customers_matching(compile_rule(rule, now=now)) == sent
+            assert everyone.meet(rule) == sent
+            reached += len(sent)
+    assert 0 < reached < 9 * len(everyone.people)

@@ -287,3 +287,82 @@ def test_a_trigger_s_conditions_choose_events():
         system=False,
         now=NOW,
     ) == {returns.pk}
+
+
+def test_since_looks_no_further_back_than_what_stands_beside_it_wants():
+    anna, ben = make.customer(), make.customer()
+    for who, what, days in [
+        (anna, {"name": "Bag"}, 40),
+        (anna, {"name": "Hat"}, 5),
+        (ben, {"name": "Bag"}, 5),
+    ]:
+        make.event(who, "Product viewed", **what, at=NOW - timedelta(days=days))
+    for who, days in [(anna, 35), (ben, 4)]:
+        make.event(who, "Order paid", at=NOW - timedelta(days=days))
+    bag = [{"field": "name", "op": "=", "value": "Bag"}]
+
+    def viewed_and_paid_since(viewed, since):
+        period = {"last": 30, "unit": "days"}
+        paid = {"event": "Order paid", "period": {"since": since}}
+        return {"all": [{**viewed, "period": period}, paid]}
+
+    any_view = {"event": "Product viewed"}
+    bag_view = {"event": "Product viewed", "where": bag}
+    # Anna's last view of a bag is older than the period of her views.
+    both = {anna.pk, ben.pk}
+    assert members(viewed_and_paid_since(any_view, bag_view), now=NOW) == both
+    assert members(viewed_and_paid_since(any_view, any_view), now=NOW) == {ben.pk}
+    assert members(viewed_and_paid_since(bag_view, any_view), now=NOW) == {ben.pk}
+    assert read(viewed_and_paid_since(any_view, bag_view)) > read(
+        viewed_and_paid_since(bag_view, bag_view)
+    )
+
+
+@pytest.mark.parametrize(
+    ("question", "old_ones_matter"),
+    [
+        ({"days_since_last": {"op": "<=", "value": 9}}, False),
+        ({"days_since_last": {"op": "between", "value": [1, 9]}}, False),
+        ({"days_since_last": {"op": ">=", "value": 1}}, True),
+        ({"last": {"op": "after", "value": "2026-11-10"}}, False),
+        ({"last": {"op": "before", "value": "2026-11-19"}}, True),
+        ({"first": {"op": "after", "value": "2026-11-10"}}, True),
+    ],
+)
+def test_who_asks_for_the_last_event_reads_none_that_is_too_old(
+    question, old_ones_matter
+):
+    anna = make.customer()
+    for days in (500, 400, 300, 2):
+        make.event(anna, "Order paid", at=NOW - timedelta(days=days))
+
+    rule = {"event": "Order paid", **question}
+    assert read(rule) == (4 if old_ones_matter else 1)
+    assert members(rule, now=NOW) == (set() if "first" in question else {anna.pk})
+
+
+def read(data):
+    """How many rows of events the query for a rule reads."""
+
+    def of(plan):
+        own = plan["Actual Rows"] * plan["Actual Loops"]
+        is_scan = plan.get("Relation Name") == "events_event"
+        return own * is_scan + sum(map(of, plan.get("Plans", [])))
+
+    query = compile_rule(parse(data), now=NOW)
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {query.sql}", query.params)
+        return of(cursor.fetchone()[0][0]["Plan"])
+
+
+def test_questions_about_the_same_events_read_them_once():
+    anna, ben = make.customer(), make.customer()
+    for who, days in [(anna, 40), (anna, 20), (anna, 10), (ben, 40), (ben, 1)]:
+        make.event(who, "Call received", at=NOW - timedelta(days=days))
+    called = {"event": "Call received"}
+    thrice = {**called, "count": {"op": ">=", "value": 3}}
+    long_ago = {**called, "days_since_last": {"op": ">=", "value": 7}}
+
+    assert members({"all": [thrice, long_ago]}, now=NOW) == {anna.pk}
+    assert read({"all": [thrice, long_ago]}) == read(thrice) == 5
+    assert members({"any": [thrice, {"not": long_ago}]}, now=NOW) == {anna.pk, ben.pk}
