@@ -110,6 +110,19 @@ DATABASES = {
         },
     }
 }
+# A copy of the database that only answers questions: rules are tried out there.
+if DATABASE_REPLICA_URL := env.str("DATABASE_REPLICA_URL", default=""):
+    DATABASE_REPLICA = env.db_url_config(DATABASE_REPLICA_URL)
+    DATABASES["replica"] = {
+        **DATABASES["default"],
+        **DATABASE_REPLICA,
+        "HOST": unquote(DATABASE_REPLICA.get("HOST", "")),
+        "OPTIONS": {
+            **DATABASES["default"]["OPTIONS"],
+            **DATABASE_REPLICA.get("OPTIONS", {}),
+        },
+        "TEST": {"MIRROR": "default"},
+    }
 # Statements of the hot path are prepared once for each connection. Not all poolers
 # between us and PostgreSQL let that pass.
 DATABASE_PREPARES = env.bool("DATABASE_PREPARES", default=True)
@@ -178,6 +191,10 @@ MESSAGE_PROVIDERS = (
     {"email": "messaging.channels.email.DjangoEmail"} if EMAIL_URL else {}
 )
 
+# How long the exact count of a rule may take, and how many are made at once.
+SEGMENT_COUNT_SECONDS = env.int("SEGMENT_COUNT_SECONDS", default=60)
+SEGMENT_COUNTS_AT_ONCE = env.int("SEGMENT_COUNTS_AT_ONCE", default=2)
+
 # Celery carries wake-ups only, so nothing of it is kept or repeated.
 CELERY_BROKER_URL = embedded.broker_url()
 CELERY_TASK_IGNORE_RESULT = True
@@ -209,7 +226,8 @@ CELERY_BEAT_SCHEDULE = {
         ("broadcasts", "campaigns.tasks.walk_broadcasts", TICK_SECONDS),
         ("messages", "messaging.tasks.send_messages", TICK_SECONDS),
         ("interrupted", "messaging.tasks.close_interrupted", 60),
-        ("segments", "segments.tasks.refresh_stale", 300),
+        ("segments", "segments.tasks.keep", 2),
+        ("segment checks", "segments.tasks.check", 600),
         ("old keys", "events.tasks.forget_old_keys", 3600),
         ("replays", "events.tasks.advance_replays", TICK_SECONDS),
         ("imports", "events.tasks.run_imports", 2 * TICK_SECONDS),
