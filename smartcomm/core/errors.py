@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 
@@ -13,12 +15,13 @@ class UserError(Exception):
     another exception. `field` names the offending place in what was sent, as a
     dotted path (`context.price-eur`, `steps.2.next.positive`), or is empty.
     `retry_after` tells after how many seconds the same is worth another try, where
-    waiting helps.
+    waiting helps. `extensions` are more members of the answer, for programs.
     """
 
     code: ClassVar[str] = "refused"
     status: ClassVar[int] = 409
     retry_after: float | None = None
+    extensions: Mapping[str, object] = MappingProxyType({})
 
     def __init__(self, message: str, *, field: str = "", code: str = "") -> None:
         super().__init__(message)

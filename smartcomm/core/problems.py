@@ -50,6 +50,7 @@ def problem(
     *,
     errors: Sequence[FieldProblem] = (),
     headers: Mapping[str, str] | None = None,
+    extensions: Mapping[str, object] | None = None,
 ) -> HttpResponse:
     """A refusal as application/problem+json."""
     body = Problem(
@@ -61,7 +62,7 @@ def problem(
         errors=list(errors),
     )
     return HttpResponse(
-        msgspec.json.encode(body),
+        msgspec.json.encode({**msgspec.to_builtins(body), **(extensions or {})}),
         status=status,
         content_type="application/problem+json",
         headers=dict(headers or {}),
@@ -86,6 +87,7 @@ def problem_details(error: Exception, context: Mapping[str, Any]) -> HttpRespons
                 error.message,
                 errors=[_field_problem(error)] if error.field else [],
                 headers=_retry_after(error.retry_after),
+                extensions=error.extensions,
             )
         case exceptions.ValidationError():
             return _invalid_parameters(error)

@@ -10,8 +10,8 @@ from datetime import datetime
 
 from customers.models import Channel, Consent, Customer, MailingCategory
 from messaging import suppressions
-from messaging.eligibility import Situation, refusal
-from messaging.models import ChannelSettings, Suppression
+from messaging.eligibility import ADDRESS, Situation, refusal
+from messaging.models import ChannelSettings, Message, Suppression
 from smartcomm.site.timeline import CHANNEL_ICONS
 
 
@@ -54,12 +54,7 @@ def reach(customer: Customer, *, now: datetime) -> list[Reach]:
     }
     defaults = dict(ChannelSettings.objects.values_list("channel", "default_consent"))
     categories = list(MailingCategory.objects.filter(is_active=True))
-    devices = sorted(customer.devices.all(), key=lambda d: (d.updated_at, d.pk))
-    known: dict[Channel, list[tuple[str, bool]]] = {
-        Channel.EMAIL: [(customer.email, customer.email_is_valid)],
-        Channel.SMS: [(customer.phone, customer.phone_is_valid)],
-        Channel.PUSH: [(device.token, device.is_valid) for device in devices],
-    }
+    known = _addresses(customer)
     used = {channel: _used(channel, known[channel]) for channel in Channel}
     suppressed = _suppressed({channel: used[channel][0] for channel in Channel})
     found = []
@@ -96,6 +91,58 @@ def reach(customer: Customer, *, now: datetime) -> list[Reach]:
             )
         )
     return found
+
+
+def why(
+    customer: Customer, channel: str, category: str, now: datetime
+) -> tuple[str, str]:
+    """Whether the customer can be reached so, and what would have to change, in words.
+
+    `category` is a code, or empty. For explaining rules of segments.
+    """
+    way = Channel(channel)
+    answers: Answers = {
+        (consent.channel, consent.category_id): consent
+        for consent in customer.consents.all()
+    }
+    mailing = MailingCategory.objects.filter(code=category).first()
+    consent = answers.get((way, None))
+    takes = _takes(mailing, way, answers) if mailing else None
+    settings = ChannelSettings.objects.filter(channel=way).first() or ChannelSettings()
+    address, is_valid = _used(way, _addresses(customer)[way])
+    refused = refusal(
+        Situation(
+            channel=way,
+            expires_at=now,
+            address=address,
+            address_is_valid=is_valid,
+            address_is_suppressed=bool(_suppressed({way: address})),
+            channel_answer=consent.is_granted if consent else None,
+            channel_default=settings.default_consent,
+            category=takes.category if takes else "",
+            category_answer=None if takes is None or takes.by_default else takes.yes,
+            category_default=takes is None or not takes.by_default or takes.yes,
+        ),
+        now=now,
+    )
+    if refused is None:
+        return "Can be reached.", ""
+    what = ADDRESS[way]
+    return refused.detail, {
+        Message.Reason.NO_ADDRESS: f"The customer needs a {what}.",
+        Message.Reason.INVALID_ADDRESS: f"The {what} must be corrected.",
+        Message.Reason.SUPPRESSED_ADDRESS: "The address must be taken off that list.",
+    }.get(Message.Reason(refused.reason), "The customer must say yes.")
+
+
+def _addresses(customer: Customer) -> dict[Channel, list[tuple[str, bool]]]:
+    """All addresses of the customer, and whether they are valid."""
+    devices = sorted(customer.devices.all(), key=lambda d: (d.updated_at, d.pk))
+    return {
+        Channel.EMAIL: [(customer.email, customer.email_is_valid)],
+        Channel.SMS: [(customer.phone, customer.phone_is_valid)],
+        Channel.PUSH: [(device.token, device.is_valid) for device in devices],
+    }
 
 
 def _used(channel: Channel, addresses: list[tuple[str, bool]]) -> tuple[str, bool]:
