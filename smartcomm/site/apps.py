@@ -11,3 +11,9 @@ class SiteConfig(AppConfig):
 
     name = "smartcomm.site"
     label = "smartcomm_site"
+
+    def ready(self) -> None:
+        from segments import evidence
+        from smartcomm.site import explaining, reach
+
+        evidence.introduce(reach.why, explaining.messages)

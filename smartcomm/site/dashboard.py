@@ -18,7 +18,9 @@ from events import drift
 from events.keys import ending_keys, in_words
 from events.models import ApiKey, Event, EventType, RejectedEvent, Source
 from segments.models import Segment
+from segments.upkeep import stale_since
 from smartcomm.core.paging import count
+from smartcomm.core.templatetags.look import moment
 from smartcomm.site.numbers import Day, Numbers, numbers, queues
 
 
@@ -221,6 +223,8 @@ def notices(request: HttpRequest) -> list[Notice]:
             )
     if request.user.has_perm("events.view_source"):
         found += _ending_keys()
+    if request.user.has_perm("segments.view_segment"):
+        found += _segments(timezone.now())
     if request.user.has_perm("events.view_eventtype"):
         new = EventType.objects.filter(is_reviewed=False).count()
         if new:
@@ -289,6 +293,34 @@ def _ending_keys() -> list[Notice]:
         for key in ending_keys(now=now)[:5]
         if key.expires_at
     ]
+
+
+def _segments(now: datetime) -> list[Notice]:
+    """Segments whose members are not kept, and why that may be."""
+    page = _list("segments.segment")
+    kept = Segment.objects.filter(kind=Segment.Kind.DYNAMIC, archived_at=None)
+    found = []
+    if failed := kept.filter(status=Segment.Status.FAILED).count():
+        found.append(
+            Notice(
+                "donut_small",
+                "bad",
+                f"{failed:,} segment{_s(failed)} cannot be counted",
+                "The last good members stay. Each says why.",
+                page,
+            )
+        )
+    if (since := stale_since(now)) and kept.exists():
+        found.append(
+            Notice(
+                "donut_small",
+                "bad",
+                "Segments are stale",
+                f"Their members are those of {moment(since)}. Are the workers running?",
+                page,
+            )
+        )
+    return found
 
 
 def _broadcasts() -> list[Notice]:

@@ -1,4 +1,5 @@
-"""Which segments a customer is in, asked of the rules themselves."""
+"""Which segments a customer is in, as the members are kept; of those that were never
+counted, asked of their rules."""
 
 from __future__ import annotations
 
@@ -8,7 +9,9 @@ from datetime import datetime
 from customers.models import Customer
 from segments import compile as compiling
 from segments import rules
+from segments.models import Membership as Member
 from segments.models import Segment
+from segments.upkeep import State, state, with_state
 from smartcomm.core.errors import UserError
 
 #: A profile asks this many segments; each costs a few look-ups by the customer's id.
@@ -16,26 +19,61 @@ MOST = 200
 
 
 @dataclass(frozen=True)
+class Inside:
+    """A segment that the customer is in."""
+
+    segment: Segment
+    #: Since when; None where the rule was asked just now.
+    since: datetime | None
+    state: State
+
+    def __str__(self) -> str:
+        return str(self.segment)
+
+    @property
+    def pk(self) -> int:
+        return self.segment.pk
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether this may be out of date."""
+        return self.state.status in ("stale", "failed", "computing")
+
+
+@dataclass(frozen=True)
 class Membership:
     """The segments that the customer is in, and those that could not be asked."""
 
-    segments: list[Segment]
+    segments: list[Inside]
     broken: list[tuple[Segment, str]]
     asked: int
     total: int
 
 
 def of(customer: Customer, *, now: datetime) -> Membership:
-    """Ask each saved segment's rule about this one customer.
+    """The segments that the customer is in, by name.
 
-    The same compiled query as the list of members, restricted to the customer, so
-    that the two cannot disagree.
+    Two queries where all are counted. Where not, each rule is asked about this one
+    customer, with the same compiled query as everywhere.
     """
-    inside: list[Segment] = []
+    since = dict(
+        Member.objects.filter(customer=customer).values_list("segment_id", "since")
+    )
+    inside: list[Inside] = []
     broken: list[tuple[Segment, str]] = []
-    total = Segment.objects.count()
-    asked = Segment.objects.order_by("name")[:MOST]
-    for segment in asked:
+    asked = unasked = total = 0
+    rows = Segment.objects.filter(archived_at=None).order_by("name")
+    for segment in with_state(rows):
+        total += 1
+        if segment.is_static or segment.members_of:
+            if segment.pk in since:
+                told = state(segment, now)
+                inside.append(Inside(segment, since[segment.pk], told))
+            continue
+        if asked == MOST:
+            unasked += 1
+            continue
+        asked += 1
         try:
             rule = rules.parse(segment.rule)
             query = compiling.compile_rule(rule, now=now, restrict=[customer.pk])
@@ -43,5 +81,5 @@ def of(customer: Customer, *, now: datetime) -> Membership:
             broken.append((segment, error.message))
             continue
         if compiling.customers_matching(query):
-            inside.append(segment)
-    return Membership(inside, broken, len(asked), total)
+            inside.append(Inside(segment, None, state(segment, now)))
+    return Membership(inside, broken, total - unasked, total)

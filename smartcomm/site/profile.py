@@ -21,6 +21,8 @@ from customers.admin import CustomerAdmin
 from customers.models import Attribute, Customer
 from events import history
 from segments.models import Segment
+from segments.nearly import nearly
+from segments.reading import TooDear
 from smartcomm.core.errors import UserError
 from smartcomm.core.paging import read_cursor
 from smartcomm.site import membership
@@ -56,6 +58,11 @@ class ProfileAdmin(MergeMixin, CustomerAdmin):
                 "<int:pk>/segments/",
                 wrap(self.segments),
                 name="customers_customer_segments",
+            ),
+            path(
+                "<int:pk>/nearly/",
+                wrap(self.nearly),
+                name="customers_customer_nearly",
             ),
             *super().get_urls(),
         ]
@@ -128,6 +135,18 @@ class ProfileAdmin(MergeMixin, CustomerAdmin):
         return TemplateResponse(
             request, "customers/segments.html", {"customer": customer, "found": found}
         )
+
+    def nearly(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """The segments that the customer misses by a single condition."""
+        customer = self._customer(request, pk)
+        if not request.user.has_perm("segments.view_segment"):
+            raise PermissionDenied
+        told: dict[str, Any] = {"customer": customer}
+        try:
+            told["nearly"] = nearly(customer.pk, now=timezone.now())
+        except TooDear:
+            told["error"] = "Asking took too long, and was stopped."
+        return TemplateResponse(request, "customers/nearly.html", told)
 
     def _customer(self, request: HttpRequest, pk: int) -> Customer:
         customer: Customer | None = self.get_object(request, str(pk))

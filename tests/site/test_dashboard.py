@@ -18,6 +18,7 @@ from events.keys import create_key, rotate_key
 from events.models import ApiKey, Event, PendingEvent, RejectedEvent
 from messaging.models import Message
 from segments.models import Segment
+from segments.upkeep import keeper
 from smartcomm.core.paging import first_id_since
 from smartcomm.site.numbers import (
     campaigns_at_work,
@@ -346,3 +347,21 @@ def test_the_page_costs_as_many_queries_for_much_as_for_little(admin_client):
     more(8)
 
     assert queries() == few
+
+
+# segments
+
+
+def test_segments_that_cannot_be_kept_need_attention(admin_client):
+    make.event(make.customer(), "Order paid")
+    Segment.objects.create(name="Broken", rule={"event": "Never heard of"})
+    Segment.objects.create(name="Paid", rule={"event": "Order paid"})
+    keeper.keep_all()
+
+    page = admin_client.get("/admin/").content.decode()
+    assert "1 segment cannot be counted" in page
+    assert "Segments are stale" not in page
+
+    with time_machine.travel(timezone.now() + timedelta(minutes=2)):
+        page = admin_client.get("/admin/").content.decode()
+    assert "Segments are stale" in page

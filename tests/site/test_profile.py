@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
+import time_machine
 from django.contrib.auth.models import Permission, User
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
@@ -17,7 +18,8 @@ from customers.models import Channel, Customer, Device, MailingCategory
 from messaging import suppressions
 from messaging.models import ChannelSettings, Message, Suppression
 from messaging.send import send_messages
-from segments.models import Segment
+from segments.models import Membership, Segment
+from segments.upkeep import keeper
 from smartcomm.site.reach import Reach, Takes, reach
 from smartcomm.site.timeline import Asked, timeline
 from tests import make
@@ -386,6 +388,33 @@ def test_the_segments_a_customer_is_in_are_asked_of_their_rules(admin_client):
     assert "Paid" in page
     assert "From Berlin" not in page
     assert "Broken could not be asked" in page
+    assert "since" not in page
+
+
+def test_the_segments_of_a_profile_are_as_kept_with_since_when(
+    admin_client, django_assert_max_num_queries
+):
+    anna = make.customer("anna", city="Riga")
+    riga = {"attribute": "city", "op": "=", "value": "Riga"}
+    for n in range(10):
+        Segment.objects.create(name=f"From Riga {n}", rule=riga)
+    listed = Segment.objects.create(name="The list", kind="static")
+    since = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
+    keeper.keep_all()
+    Membership.objects.create(customer=anna, segment=listed, since=since)
+    url = reverse("admin:customers_customer_segments", args=[anna.pk])
+
+    with django_assert_max_num_queries(8):
+        page = admin_client.get(url).content.decode()
+
+    assert page.count(">From Riga") == 10
+    assert "since 4 Mar 2026" in page
+    assert "stale" not in page
+
+    with time_machine.travel(timezone.now() + timedelta(minutes=5)):
+        page = admin_client.get(url).content.decode()
+    assert page.count("stale") == 10
+    assert "Are the workers running?" in page
 
 
 # who may see it

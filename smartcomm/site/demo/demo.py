@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from segments.refresh import refresh_stale
+from segments.upkeep import keeper
 from smartcomm.site.demo.load import (
     demo_source,
     is_loaded,
@@ -28,6 +28,6 @@ def load_demo(*, size: str, now: datetime, progress: Progress) -> bool:
     progress.say(str(loaded))
     make_showcase(source, now=now)
     mark_loaded(source, size=size, loaded=loaded)
-    # A worker would do it within minutes; the first look should find the numbers.
-    refresh_stale(now=now)
+    # A worker would do it within seconds; the first look should find the members.
+    keeper.keep_all()
     return True
