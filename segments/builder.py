@@ -23,7 +23,7 @@ How to put it into a form of yours (the campaign editor does):
   `{{ bound_field }}` renders it whole: the tree, its buttons, and (unless
   `live=False`) the line with the sentence and the count below it. `form.media` brings
   the one JS and CSS file; a page that adds forms by htmx includes the media itself
-  once: the script works on whatever appears later.
+  once: htmx and Alpine, which the admin's theme loads, wake whatever appears later.
 - Errors stand beside the fields after a failed save; `form.errors["rule"]` has one
   general sentence.
 - `event_name_from` is the HTML name of an input in the same <form>. Its value is read
@@ -34,31 +34,44 @@ How to put it into a form of yours (the campaign editor does):
 - The buttons talk to `admin:segments_builder_fragment`, the preview to
   `admin:segments_builder_preview`, the pickers to `admin:segments_builder_offers`. All
   need the permission to view segments. They never write.
+- With `live=False` the preview stands where you put its slot, within the same <form>:
+  `{% include "segments/builder/slot.html" with prefix="rule" look="panel" %}`.
+- Every change sends the event `builder:changed`, which bubbles.
+
+The preview (panel.py) answers a POST of the whole form, with `prefix` and `look`
+("panel" or "line"), with the HTML of its slot. The slot asks by itself after every
+change; a new question ends one under way. Its parts ask again by htmx attributes of
+their own while the exact count is made; they inherit none of the slot's. The slot holds
+an input `<prefix>.opt.asker`, which belongs into the next POST: it tells that the page
+waits for the new rule and not for the one before. Elements with `data-problem="<name of
+a field>"` in it are shown beside that field (`data-soft`: as a hint).
 
 The state of the builder is the form itself: each button posts it, the server changes
-the Draft (drafts.py) and sends it back re-rendered. Nothing is kept between requests.
+the Draft (drafts.py) and sends it back re-rendered. Nothing is kept between requests;
+undo posts an earlier state of the form as `state`.
+
+Of Alpine only components that static/segments/builder.js registers are used, and of
+htmx no expressions. A Content-Security-Policy must allow what the theme needs anyway:
+its own Alpine evaluates expressions (`unsafe-eval`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from django import forms
 from django.core.exceptions import ValidationError
+from django.http import QueryDict
 from django.template.loader import render_to_string
 from django.utils.safestring import SafeString, mark_safe
 
-from customers.models import Customer
-from segments import drafts, offers, preview, rules
-from segments.compile import MissingField, lookup
+from segments import drafts, rules
 from segments.dictionary import Dictionary
 from segments.drafts import Draft, Problem
 from segments.presenter import Presenter
 from segments.rules import RuleError
-from smartcomm.core.errors import UserError
 
 NOT_FINISHED = "The rule is not finished. Look at the marked fields."
 
@@ -160,7 +173,9 @@ def render(
     event_name: str = "",
     problems: tuple[Problem, ...] = (),
     focus: str | None = None,
+    on_handle: bool = False,
     status: str = "",
+    template: str = "builder",
 ) -> SafeString:
     """The builder as HTML. `problems` are shown beside their fields."""
     presenter = Presenter(
@@ -169,16 +184,17 @@ def render(
         event_name=event_name,
         problems=problems,
         is_where=options.is_where,
+        focus=focus,
+        on_handle=on_handle,
     )
     return mark_safe(  # noqa: S308 - rendered by a template that escapes
         render_to_string(
-            "segments/builder/builder.html",
+            f"segments/builder/{template}.html",
             {
                 "root": presenter.present(draft),
                 "prefix": prefix,
                 "options": options,
                 "event_name": event_name,
-                "focus": focus,
                 "status": status,
             },
         )
@@ -189,7 +205,8 @@ def answer(data: Mapping[str, Any]) -> SafeString:
     """What a button of the builder gets: the builder again, changed."""
     prefix = data.get("prefix", "")
     options = Options.read(data, prefix)
-    draft = drafts.read(data, prefix)
+    state = QueryDict(data["state"]) if "state" in data else data
+    draft = drafts.read(state, prefix)
     deed, path = data.get("do", "show"), data.get("at", "")
     event_name = options.event_name(data, prefix)
     focus: str | None = None
@@ -206,54 +223,10 @@ def answer(data: Mapping[str, Any]) -> SafeString:
         options,
         event_name=event_name,
         focus=focus,
+        on_handle=deed != "add",
         status=STATUS.get(deed, ""),
+        template="tree",
     )
-
-
-def live(data: Mapping[str, Any], *, now: datetime) -> dict[str, Any]:
-    """What the preview beside the builder shows, for its template.
-
-    With few customers, or asked for exactly, the count is exact; otherwise it is an
-    estimate, and the page asks again for the exact one. A rule that is not finished
-    is not counted: half of it would be another rule.
-    """
-    prefix = data.get("prefix", "")
-    options = Options.read(data, prefix)
-    draft = drafts.read(data, prefix)
-    shown: dict[str, Any] = {"look": data.get("look", ""), "is_empty": draft.is_empty}
-    if draft.is_empty or options.is_where:
-        return shown
-    checked = check(draft, prefix, options)
-    if checked.rule is None:
-        return shown | {
-            "problems": checked.problems,
-            "is_unfinished": checked.is_unfinished,
-        }
-    shown["sentence"] = preview.sentence_of(checked.rule)
-    context = None
-    if needed := rules.event_values(checked.rule):
-        example = offers.newest_event(options.event_name(data, prefix))
-        shown["needs"] = sorted(needed)
-        if example is None:
-            return shown
-        shown["example"] = example
-        context = example.context
-    try:
-        shown["found"] = _counted(
-            checked.rule, bool(data.get("exact")), now, context, shown
-        )
-    except MissingField as missing:
-        shown["missing"] = sorted(missing.codes)
-    except UserError as error:
-        shown["error"] = error.message
-    if found := shown.get("found"):
-        shown["customers"] = _customers(found.sample)
-        shown["share"] = share_text(found.share)
-        shown["percent"] = round(found.share * 100, 1)
-        shown["seconds"] = f"{found.took_ms / 1000:.1f}"
-        if context is not None:
-            shown["used"] = [(code, lookup(context, code)) for code in shown["needs"]]
-    return shown
 
 
 def share_text(share: float) -> str:
@@ -264,27 +237,6 @@ def share_text(share: float) -> str:
     return f"{share * 100:.{digits}f}\u00a0%"
 
 
-def _counted(
-    rule: rules.Rule,
-    exact: bool,
-    now: datetime,
-    context: Mapping[str, Any] | None,
-    shown: dict[str, Any],
-) -> preview.Preview:
-    if exact:
-        try:
-            return preview.preview(rule, exact=True, now=now, context=context)
-        except preview.TooDear as error:
-            # The estimate stays, with the reason why there is nothing better.
-            shown["error"] = error.message
-    return preview.preview(rule, exact=False, now=now, context=context)
-
-
-def _customers(external_ids: list[str]) -> list[Customer]:
-    found = Customer.objects.in_bulk(external_ids, field_name="external_id")
-    return [found[one] for one in external_ids if one in found]
-
-
 #: What a screen reader is told after a deed.
 STATUS = {
     "add": "Added.",
@@ -292,6 +244,8 @@ STATUS = {
     "duplicate": "Copied.",
     "up": "Moved up.",
     "down": "Moved down.",
+    "move": "Moved.",
+    "negate": "Turned into its opposite.",
     "group": "Put into a group of its own.",
     "ungroup": "Group dissolved.",
 }
@@ -304,7 +258,7 @@ class BuilderWidget(forms.Widget):
     event_name = ""
 
     class Media:
-        css = {"all": ["segments/builder.css"]}
+        css = {"all": ["segments/builder.css", "segments/preview.css"]}
         js = ["segments/builder.js"]
 
     def render(

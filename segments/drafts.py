@@ -7,7 +7,8 @@ finished is never a rule: there is no half of one.
 
 The names of the fields are paths: `rule.kind` is the group at the top, `rule.1.0.event`
 the event of the first condition in its second part, `rule.1.0.where.0.field` the field
-of that condition's first line.
+of that condition's first line, `rule.1.0.since.event` the other event that its period
+begins with.
 """
 
 from __future__ import annotations
@@ -17,20 +18,28 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
+
+from django.conf import settings
 
 from segments import rules
 from segments.operators import OPERATORS, Takes
 from segments.rules import DAY, EventValue, read_instant
 
 GROUPS = ("all", "any", "none", "not all")
-CONDITIONS = ("attribute", "event", "segment")
+CONDITIONS = ("attribute", "event", "message", "consent", "segment")
+#: Other events that an event condition speaks of, each a draft of its own within it.
+BESIDE = ("with", "without")
+INNER = ("since", *BESIDE)
 #: How the text in a value's field is meant.
-TEXT, NUMBER, YES_NO, DATE, EVENT, EMPTY = (
+TEXT, NUMBER, YES_NO, DATE, TIME, EVENT, EMPTY = (
     "text",
     "number",
     "yesno",
     "date",
+    "time",
     "event",
     "empty",
 )
@@ -39,14 +48,26 @@ MEANINGS = {
     NUMBER: "Number",
     YES_NO: "Yes or no",
     DATE: "Date",
+    TIME: "Date and time",
     EVENT: "The event's value",
     EMPTY: "Empty text",
 }
+#: What a question of the form is about → its word in the JSON. The form's field for
+#: the question holds this and the operator: "count >=", "date before".
+ABOUT = {
+    "count": "count",
+    "date": "last",
+    "first": "first",
+    "days": "days_since_last",
+    "firstdays": "days_since_first",
+}
+DATES = ("date", "first")
 #: Lists longer than this are shown as lines of one field.
 CHIPS = 50
 
 _WHOLE = re.compile(r"\d{1,12}\Z")
 _INTEGER = re.compile(r"[+-]?\d{1,101}\Z")
+_LOCAL = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2})?\Z")
 _SEPARATORS = re.compile(r"[,;\n\t]")
 
 
@@ -58,6 +79,7 @@ class Draft:
     values: dict[str, list[str]] = field(default_factory=dict)
     parts: list[Draft] = field(default_factory=list)
     where: list[Draft] = field(default_factory=list)
+    inner: dict[str, Draft] = field(default_factory=dict)
 
     def get(self, name: str, default: str = "") -> str:
         found = self.values.get(name)
@@ -106,9 +128,13 @@ def new(kind: str) -> Draft:
     draft = Draft(kind)
     if kind in ("attribute", "field"):
         draft.set(op="=")
-    if kind == "event":
+    if kind in ("event", "message"):
         draft.set(ask="count >=", period="any", unit="days")
         draft.values["count.low"] = ["1"]
+    if kind == "message":
+        draft.set(stage="sent")
+    if kind == "consent":
+        draft.set(answer="reachable", channel=rules.CHANNELS[0])
     return draft
 
 
@@ -122,7 +148,7 @@ def read(data: Mapping[str, Any], prefix: str) -> Draft:
         if not name.startswith(f"{prefix}."):
             continue
         place, steps = tree, name[len(prefix) + 1 :].split(".")
-        while steps and (_is_number(steps[0]) or steps[0] == "where"):
+        while steps and (_is_number(steps[0]) or steps[0] in ("where", *INNER)):
             place = place.setdefault(steps.pop(0), {})
         if steps:
             place[f"={'.'.join(steps)}"] = _texts(data, name)
@@ -151,6 +177,12 @@ def _branch(tree: dict[str, Any], kind: str, *, depth: int) -> Draft:
         line = _branch(lines[key], "field", depth=rules.MAX_DEPTH + 3)
         line.kind = "field"
         draft.where.append(line)
+    if draft.kind == "event":
+        for word in INNER:
+            if word in tree:
+                other = _branch(tree[word], word, depth=rules.MAX_DEPTH + 3)
+                other.kind = word
+                draft.inner[word] = other
     return draft
 
 
@@ -197,51 +229,109 @@ def _of(rule: rules.Rule) -> Draft:
             return Draft("segment", {"segment": [str(segment)]})
         case rules.Happened():
             return _of_event(rule)
+        case rules.Messaged():
+            return _of_message(rule)
+        case rules.ConsentIs(channel, answer, category):
+            return _of_consent(answer, channel, category)
+        case rules.Reachable(channel, category):
+            return _of_consent("reachable", channel, category)
     raise AssertionError(f"rule without a draft: {rule!r}")
 
 
-OPPOSITES = {"all": "not all", "not all": "all", "any": "none", "none": "any"}
+OPPOSITES = {
+    "all": "not all",
+    "not all": "all",
+    "any": "none",
+    "none": "any",
+    "reachable": "unreachable",
+    "unreachable": "reachable",
+}
 
 
 def _opposite(draft: Draft) -> Draft:
     if draft.is_group:
         draft.kind = OPPOSITES[draft.kind]
-    elif draft.values.pop("negated", None) is None:
+    elif draft.kind == "consent" and draft.get("answer") in OPPOSITES:
+        draft.set(answer=OPPOSITES[draft.get("answer")])
+    elif draft.get("negated"):
+        del draft.values["negated"]
+    else:
         draft.set(negated="on")
     return draft
 
 
 def _of_event(rule: rules.Happened) -> Draft:
-    draft = new("event")
-    draft.set(event=_one_line(rule.event))
-    draft.where = [_of_comparison("field", line) for line in rule.where]
-    match rule.period:
-        case rules.Last(number, unit):
-            draft.set(period="last", last=str(number), unit=unit)
-        case rules.Span(start, end):
-            draft.set(period="span")
-            draft.values["from"] = [start or ""]
-            draft.values["to"] = [end or ""]
-    match rule.question:
-        case rules.Count("=", 0):
-            draft.set(ask="never")
-        case rules.Count(op, value):
-            _ask(draft, "count", op, value)
-        case rules.DaysSinceLast(op, value):
-            _ask(draft, "days", op, value)
-        case rules.LastDate(op, value):
-            _ask(draft, "date", op, value)
+    draft = _of_chosen(new("event"), rule)
+    _of_period(draft, rule.period)
+    _of_question(draft, rule.question)
+    for other in rule.beside:
+        word = "with" if other.is_there else "without"
+        inner = _of_chosen(new(word), other)
+        inner.set(order=other.order)
+        inner.values["same"] = [f"{TEXT}:{code}" for code in other.same]
+        draft.inner[word] = inner
     return draft
 
 
-def _ask(draft: Draft, about: str, op: str, value: Any) -> None:
-    draft.set(ask=f"{about} {op}")
-    ends = value if isinstance(value, tuple) else (value,)
-    for end, one in zip(("low", "high"), ends, strict=False):
-        meaning, text = _shown(one)
+def _of_chosen(
+    draft: Draft, chosen: rules.Happened | rules.Since | rules.Beside
+) -> Draft:
+    draft.set(event=_one_line(chosen.event))
+    draft.where = [_of_comparison("field", line) for line in chosen.where]
+    if chosen.source:
+        draft.values["source"] = [f"{TEXT}:{_one_line(name)}" for name in chosen.source]
+    return draft
+
+
+def _of_message(rule: rules.Messaged) -> Draft:
+    draft = new("message")
+    draft.set(stage=rule.stage, channel=rule.channel)
+    if rule.campaign is not None:
+        draft.set(campaign=str(rule.campaign))
+    _of_period(draft, rule.period)
+    _of_question(draft, rule.question)
+    return draft
+
+
+def _of_consent(answer: str, channel: str, category: str) -> Draft:
+    draft = new("consent")
+    draft.set(answer=answer, channel=channel, category=_one_line(category))
+    return draft
+
+
+def _of_period(draft: Draft, period: rules.Period | None) -> None:
+    match period:
+        case rules.Last(number, unit):
+            draft.set(period="last", last=str(number), unit=unit)
+        case rules.Span(start, end):
+            ends = {"from": start or "", "to": end or ""}
+            is_days = all(is_day(text) for text in ends.values())
+            draft.set(period="span" if is_days else "times")
+            draft.values |= {end: [to_local(text)] for end, text in ends.items()}
+        case rules.Calendar(which, unit):
+            draft.set(period=which, calendar=unit)
+        case rules.Since():
+            draft.set(period="since")
+            draft.inner["since"] = _of_chosen(new("since"), period)
+
+
+def _of_question(draft: Draft, question: rules.Question) -> None:
+    if question == rules.Count("=", 0):
+        draft.set(ask="never")
+        return
+    word = next(
+        word for word, kind in rules.QUESTIONS.items() if type(question) is kind
+    )
+    about = next(about for about, key in ABOUT.items() if key == word)
+    draft.set(ask=f"{about} {question.op}")
+    value = question.value
+    for end, one in zip(
+        ("low", "high"), value if isinstance(value, tuple) else (value,), strict=False
+    ):
+        meaning, text = _shown_date(one) if about in DATES else _shown(one)
         draft.values[f"{about}.{end}"] = [text]
-        if about == "date":
-            draft.values[f"{about}.{end}.as"] = [EVENT if meaning == EVENT else DATE]
+        if about in DATES:
+            draft.values[f"{about}.{end}.as"] = [meaning]
 
 
 def _of_comparison(kind: str, rule: rules.Attribute | rules.FieldIs) -> Draft:
@@ -269,14 +359,8 @@ def _of_comparison(kind: str, rule: rules.Attribute | rules.FieldIs) -> Draft:
         return draft
     ends = rule.value if isinstance(rule.value, tuple) else (rule.value,)
     for end, one in zip(("low", "high"), ends, strict=False):
-        meaning, text = _shown(one)
-        if meaning == TEXT and takes in (
-            Takes.ORDERED,
-            Takes.PAIR,
-            Takes.TIME,
-            Takes.DAY,
-        ):
-            meaning = DATE
+        is_date = takes in (Takes.ORDERED, Takes.PAIR, Takes.TIME, Takes.DAY)
+        meaning, text = _shown_date(one) if is_date else _shown(one)
         draft.values[end] = [text]
         draft.values[f"{end}.as"] = [meaning]
     return draft
@@ -305,6 +389,51 @@ def _shown(value: Any) -> tuple[str, str]:
                 "the rule where it was made."
             )
     return TEXT, str(value)
+
+
+def _shown_date(value: Any) -> tuple[str, str]:
+    meaning, text = _shown(value)
+    if meaning == TEXT:
+        return (DATE, text) if is_day(text) else (TIME, to_local(text))
+    return meaning, text
+
+
+def to_local(text: str) -> str:
+    """A time as an input for date and time holds it, in the project's zone.
+
+    What such an input cannot hold stays as it is: another zone's offset, or the hour
+    that the end of summer time repeats.
+    """
+    try:
+        instant = datetime.fromisoformat(text)
+        if instant.tzinfo is None or is_day(text):
+            return text
+        local = instant.astimezone(ZoneInfo(settings.TIME_ZONE)).replace(tzinfo=None)
+    except (ValueError, OverflowError):
+        return text
+    shown = local.isoformat().removesuffix(":00")
+    return shown if is_local(shown) and to_instant(shown) == text else text
+
+
+def to_instant(local: str) -> str:
+    """The time in an input for date and time, with its offset in the project's zone."""
+    moment = datetime.fromisoformat(local)
+    try:
+        zoned = moment.replace(tzinfo=ZoneInfo(settings.TIME_ZONE), fold=0)
+        return zoned.isoformat()
+    except OverflowError:
+        return f"{moment.isoformat()}+00:00"
+
+
+def is_local(text: str) -> bool:
+    """The text fits a field for a date and time."""
+    if not _LOCAL.match(text):
+        return False
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 # To JSON
@@ -342,6 +471,8 @@ class _Writer:
         if draft.is_group:
             return self.group(draft, name, at)
         negated = bool(draft.get("negated"))
+        if draft.kind == "consent" and draft.get("answer") == "unreachable":
+            negated = not negated
         place = _join(at, "not") if negated else at
         self.place(place, name)
         match draft.kind:
@@ -349,6 +480,10 @@ class _Writer:
                 data = self.comparison(draft, name, place)
             case "segment":
                 data = self.segment(draft, name, place)
+            case "consent":
+                data = self.consent(draft, name, place)
+            case "message":
+                data = self.message(draft, name, place)
             case _:
                 data = self.event(draft, name, place)
         return {"not": data} if negated else data
@@ -376,50 +511,121 @@ class _Writer:
         self.place(_join(at, "segment"), f"{name}.segment")
         text = draft.get("segment")
         if not _WHOLE.match(text):
-            self.problem(f"{name}.segment", "Choose a segment.", unfinished=True)
+            self.problem(
+                f"{name}.segment",
+                "Choose one of the segments offered."
+                if draft.get("segment.text")
+                else "Choose a segment.",
+                unfinished=True,
+            )
             return {"segment": 0}
         return {"segment": int(text)}
 
-    def event(self, draft: Draft, name: str, at: str) -> Any:
+    def consent(self, draft: Draft, name: str, at: str) -> dict[str, Any]:
+        answer, category = draft.get("answer"), draft.get("category")
+        is_reach = answer in ("reachable", "unreachable")
+        word = "reachable" if is_reach else "consent"
+        self.place(_join(at, word), f"{name}.channel")
+        self.place(_join(at, "is"), f"{name}.answer")
+        self.place(_join(at, "category"), f"{name}.category")
+        return {
+            word: draft.get("channel"),
+            **({"category": category} if category else {}),
+            **({} if is_reach else {"is": answer}),
+        }
+
+    def message(self, draft: Draft, name: str, at: str) -> dict[str, Any]:
+        self.place(_join(at, "message"), f"{name}.stage")
+        data: dict[str, Any] = {"message": draft.get("stage")}
+        self.place(_join(at, "campaign"), f"{name}.campaign")
+        campaign = draft.get("campaign")
+        if _WHOLE.match(campaign):
+            data["campaign"] = int(campaign)
+        elif campaign or draft.get("campaign.text"):
+            self.problem(
+                f"{name}.campaign",
+                "Choose one of the campaigns offered, or empty the field for any.",
+                unfinished=True,
+            )
+        if channel := draft.get("channel"):
+            self.place(_join(at, "channel"), f"{name}.channel")
+            data["channel"] = channel
+        if period := self.period(draft, name, _join(at, "period")):
+            data["period"] = period
+        return data | self.question(draft, name, at)
+
+    def event(self, draft: Draft, name: str, at: str) -> dict[str, Any]:
+        data = self.chosen(draft, name, at)
+        if period := self.period(draft, name, _join(at, "period")):
+            data["period"] = period
+        for word in BESIDE:
+            if other := draft.inner.get(word):
+                data[word] = self.beside(other, f"{name}.{word}", _join(at, word))
+        return data | self.question(draft, name, at)
+
+    def chosen(self, draft: Draft, name: str, at: str) -> dict[str, Any]:
+        self.place(at, name)
         self.place(_join(at, "event"), f"{name}.event")
         data: dict[str, Any] = {"event": draft.get("event")}
         if not data["event"]:
             self.problem(f"{name}.event", "Choose an event.", unfinished=True)
         if draft.where:
             data["where"] = self.where(draft, name, _join(at, "where"))
-        if period := self.period(draft, name, _join(at, "period")):
-            data["period"] = period
-        ask = draft.get("ask", "count >=")
-        if ask == "never":
-            data["count"] = {"op": "=", "value": 0}
-            return data
-        about, _, op = ask.partition(" ")
-        key = {"count": "count", "days": "days_since_last", "date": "last"}.get(about)
-        if key is None:
-            self.problem(f"{name}.ask", "Choose what to ask.", unfinished=True)
-            return data
-        self.place(_join(at, f"{key}.op"), f"{name}.ask")
-        data[key] = {
-            "op": op,
-            "value": self.ends(
-                draft,
-                name,
-                _join(at, f"{key}.value"),
-                about=f"{about}.",
-                pair=op == "between",
-                meant="" if about == "date" else "whole",
-            ),
-        }
+        if "source" in draft.values or "source.new" in draft.values:
+            self.place(_join(at, "source"), f"{name}.source.new")
+            sources = listed(draft, "source")
+            data["source"] = sources[0] if len(sources) == 1 else sources
+            if not sources:
+                self.problem(f"{name}.source.new", "Choose a source.", unfinished=True)
         return data
 
+    def beside(self, draft: Draft, name: str, at: str) -> dict[str, Any]:
+        data = self.chosen(draft, name, at)
+        self.place(_join(at, "same"), f"{name}.same.new")
+        self.place(_join(at, "order"), f"{name}.order")
+        if same := listed(draft, "same"):
+            data["same"] = same
+        if (order := draft.get("order", "any")) != "any":
+            data["order"] = order
+        return data
+
+    def question(self, draft: Draft, name: str, at: str) -> dict[str, Any]:
+        ask = draft.get("ask", "count >=")
+        if ask == "never":
+            return {"count": {"op": "=", "value": 0}}
+        about, _, op = ask.partition(" ")
+        if about not in ABOUT:
+            self.problem(f"{name}.ask", "Choose what to ask.", unfinished=True)
+            return {}
+        key = ABOUT[about]
+        self.place(_join(at, f"{key}.op"), f"{name}.ask")
+        value = self.ends(
+            draft,
+            name,
+            _join(at, f"{key}.value"),
+            about=f"{about}.",
+            pair=op == "between",
+            meant="" if about in DATES else "whole",
+        )
+        return {key: {"op": op, "value": value}}
+
     def period(self, draft: Draft, name: str, at: str) -> dict[str, Any] | None:
+        self.place(at, f"{name}.period")
         match draft.get("period", "any"):
             case "last":
                 self.place(_join(at, "last"), f"{name}.last")
                 self.place(_join(at, "unit"), f"{name}.unit")
                 number = self.whole(draft.get("last"), f"{name}.last")
                 return {"last": number, "unit": draft.get("unit", "days")}
-            case "span":
+            case "this" | "previous" as which:
+                self.place(_join(at, which), f"{name}.calendar")
+                return {which: draft.get("calendar", "month")}
+            case "since":
+                since = draft.inner.get("since", Draft("since"))
+                return {
+                    "since": self.chosen(since, f"{name}.since", _join(at, "since"))
+                }
+            case "span" | "times":
                 found = {}
                 for end in ("from", "to"):
                     self.place(_join(at, end), f"{name}.{end}")
@@ -484,7 +690,7 @@ class _Writer:
             if pair:
                 self.place(_join(at, str(i)), place)
             text = draft.get(f"{about}{end}")
-            default = DATE if about == "date." else TEXT
+            default = DATE if about.rstrip(".") in DATES else TEXT
             meaning = meant or draft.get(f"{about}{end}.as", default)
             found.append(self.value(meaning, text, place))
         return found if pair else found[0]
@@ -527,7 +733,7 @@ class _Writer:
                 return None
             case "event":
                 return f"${text}"
-            case "date":
+            case "date" | "time":
                 text = self.date(text, name)
         return f"${text}" if text.startswith("$") else text
 
@@ -555,6 +761,8 @@ class _Writer:
         return None
 
     def date(self, text: str, name: str) -> str:
+        if is_local(text):
+            return to_instant(text)
         if read_instant(text) is None:
             self.problem(
                 name,
@@ -568,6 +776,7 @@ _MISSING = {
     "whole": "Give a number.",
     NUMBER: "Give a number.",
     DATE: "Give a date.",
+    TIME: "Give a date and a time.",
     YES_NO: "Choose yes or no.",
     EVENT: "Choose a field of the event.",
 }
@@ -578,6 +787,12 @@ def loose(draft: Draft) -> list[str]:
     pasted = draft.get("list.lines")
     lines = [line.strip() for line in pasted.split("\n")]
     return [line for line in lines if line] + split(draft.get("list.new"))
+
+
+def listed(draft: Draft, key: str) -> list[str]:
+    """The texts of a list of names: those set apart, then what was typed last."""
+    items = [item.partition(":")[2] for item in draft.values.get(key, [])]
+    return [*items, *split(draft.get(f"{key}.new"))]
 
 
 def split(text: str) -> list[str]:
@@ -595,11 +810,15 @@ def split(text: str) -> list[str]:
 
 
 def at(root: Draft, path: str) -> Draft:
-    """The part at a path such as `1.0` or `1.0.where.2`; KeyError if there is none."""
+    """The part at a path such as `1.0`, `1.0.where.2` or `1.0.since`; KeyError if there
+    is none."""
     draft = root
     steps = path.split(".") if path else []
     while steps:
         step = steps.pop(0)
+        if step in INNER:
+            draft = draft.inner[step]
+            continue
         rows = draft.parts
         if step == "where":
             rows, step = draft.where, steps.pop(0) if steps else ""
@@ -619,6 +838,23 @@ def edit(root: Draft, deed: str, path: str, *, what: str = "") -> str:
     if deed == "restart":
         root.kind, root.values, root.parts, root.where = "all", {}, [], []
         return ""
+    if deed == "move":
+        return _move(root, path, what)
+    if deed == "negate":
+        draft = at(root, path)
+        if draft.is_group or draft.kind not in CONDITIONS:
+            raise KeyError(path)
+        _opposite(draft)
+        return path
+    if deed == "remove" and what == "source":
+        values = at(root, path).values
+        del values["source.new"]
+        values.pop("source", None)
+        return path
+    if deed == "remove" and path.rpartition(".")[2] in INNER:
+        above, _, word = path.rpartition(".")
+        del at(root, above).inner[word]
+        return above
     if deed not in ("remove", "duplicate", "up", "down", "group", "ungroup"):
         raise KeyError(deed)
     draft = at(root, path)
@@ -661,13 +897,34 @@ def edit(root: Draft, deed: str, path: str, *, what: str = "") -> str:
 
 def _add(root: Draft, path: str, what: str) -> str:
     draft = at(root, path)
-    if what == "where" and not (draft.is_group and draft.parts):
+    has_lines = draft.kind in ("event", *INNER) or (draft.is_group and not draft.parts)
+    if what == "where" and has_lines:
         draft.where.append(new("field"))
         return _join(path, f"where.{len(draft.where) - 1}")
+    if what == "source" and draft.kind in ("event", *INNER):
+        draft.values.setdefault("source.new", [""])
+        return _join(path, "source")
+    if what in BESIDE and draft.kind == "event":
+        draft.inner.setdefault(what, new(what))
+        return _join(path, what)
     if not draft.is_group or what not in (*CONDITIONS, "group"):
         raise KeyError(what)
     draft.parts.append(Draft("any") if what == "group" else new(what))
     return _join(path, str(len(draft.parts) - 1))
+
+
+def _move(root: Draft, path: str, to: str) -> str:
+    """Put a part where it was dropped: `1:0` is the first place of the group `1`."""
+    above, _, last = path.rpartition(".")
+    target, _, place = to.partition(":")
+    draft, group = at(root, path), at(root, target)
+    is_within = target == path or target.startswith(f"{path}.")
+    if not (_is_number(last) and _is_number(place) and group.is_group) or is_within:
+        raise KeyError(to)
+    rows = at(root, above).parts
+    del rows[int(last)]
+    group.parts.insert(int(place), draft)
+    return path_of(root, draft)
 
 
 def _walk(root: Draft, path: str, way: str) -> None:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from django.db.models import Case, IntegerField, Value, When
 
-from customers.models import Attribute, Customer
-from events.models import EventField, EventType, Kind
+from customers.models import Attribute, Channel, Customer, MailingCategory
+from events.models import EventField, EventType, Kind, Source
+from segments import outside, rules
+from segments.comparisons import DERIVED
 from segments.compile import lookup
 from segments.describe import ATTRIBUTE_LABELS
 from segments.dictionary import COLUMNS
 from segments.models import Segment
 from segments.operators import ValueType
+from segments.rules import RuleError
 from smartcomm.core.db import fetch_all
+from smartcomm.core.templatetags.look import number
 
 #: Values are offered from this many of the newest events, or customers.
 NEWEST = 20_000
@@ -48,15 +52,21 @@ NEWEST_SYSTEM_EVENT = """
 """
 #: Attributes whose values tell who somebody is are not offered.
 PERSONAL = {"external_id", "first_name", "last_name", "email", "phone"}
+#: Attributes that hold a day and never a time.
+DAYS = {column.name for column in COLUMNS.values() if column.is_day}
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """One line of a list to choose from: what is filled in, and words beside it."""
+    """One line of a list to choose from: what is filled in, and words beside it.
+
+    `key`: what is kept, where that is a number behind a name.
+    """
 
     value: str
     title: str = ""
     note: str = ""
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +75,27 @@ class AttributeOffer:
     label: str
     type: ValueType
     is_declared: bool
+
+
+def asked(params: Mapping[str, str]) -> list[Offer]:
+    """What a picker asks for; KeyError for what nothing offers."""
+    text = params.get("q", "")[:200]
+    match params.get("of"):
+        case "event":
+            return event_names(text)
+        case "field":
+            return fields(params.get("event", ""), text)
+        case "value":
+            return field_values(params.get("event", ""), params.get("field", ""), text)
+        case "attribute_value":
+            return attribute_values(params.get("attribute", ""), text)
+        case "segment":
+            return segments(text)
+        case "campaign":
+            return campaigns(text)
+        case "source":
+            return sources(text)
+    raise KeyError(params.get("of"))
 
 
 def event_names(text: str = "", *, limit: int = 50) -> list[Offer]:
@@ -132,19 +163,25 @@ def attribute_values(code: str, text: str = "", *, limit: int = 12) -> list[Offe
         )
     else:
         return []
-    texts = (as_text(value) for value in found)
+    texts = (as_text(one) for value in found for one in _items(value))
     return _most((one for one in texts if one), text, limit)
 
 
 def attributes() -> list[AttributeOffer]:
-    """All that may be asked of a customer: what everyone has, then what is declared."""
-    declared = Attribute.objects.exclude(code__in=COLUMNS)
+    """All that may be asked of a customer: what everyone has, then what is declared.
+
+    An attribute that was declared under the code of a derived one stands for itself.
+    """
+    declared = list(Attribute.objects.exclude(code__in=COLUMNS))
+    taken = {row.code for row in declared}
+    derived = [one for one in DERIVED.values() if one.name not in taken]
     return [
         *(
-            AttributeOffer(
-                column.name, sentence(ATTRIBUTE_LABELS[column.name]), column.type, False
-            )
-            for column in COLUMNS.values()
+            AttributeOffer(name, sentence(ATTRIBUTE_LABELS[name]), type_, False)
+            for name, type_ in [
+                *((column.name, column.type) for column in COLUMNS.values()),
+                *((one.name, one.type) for one in derived),
+            ]
         ),
         *(
             AttributeOffer(row.code, str(row), ValueType(row.type), True)
@@ -158,8 +195,93 @@ def attribute_labels() -> dict[str, str]:
     return dict(Attribute.objects.exclude(label="").values_list("code", "label"))
 
 
-def segment_names() -> dict[int, str]:
-    return dict(Segment.objects.order_by("name").values_list("pk", "name"))
+def category_names() -> dict[str, str]:
+    """Code → name of the mailing categories."""
+    return dict(MailingCategory.objects.order_by("name").values_list("code", "name"))
+
+
+def names_in(rule: rules.Rule) -> dict[str, Any]:
+    """What `describe` may be given for this rule. A query for each kind of name."""
+    parts = list(rules.walk(rule))
+
+    def has(*kinds: type) -> bool:
+        return any(isinstance(part, kinds) for part in parts)
+
+    names: dict[str, Any] = {}
+    if has(rules.Attribute):
+        names["attributes"] = attribute_labels()
+    if has(rules.InSegment):
+        names["segments"] = segment_names()
+    if has(rules.Messaged):
+        names["campaigns"] = outside.campaign_names()
+    if has(rules.ConsentIs, rules.Reachable):
+        names["categories"] = category_names()
+    return names
+
+
+def segment_names(ids: Collection[int] | None = None) -> dict[int, str]:
+    """The names of these segments, or of all."""
+    if ids is not None and not ids:
+        return {}
+    found = Segment.objects.order_by("name")
+    if ids is not None:
+        found = found.filter(pk__in=ids)
+    return dict(found.values_list("pk", "name"))
+
+
+def segments(text: str = "", *, limit: int = 50) -> list[Offer]:
+    """Segments in use whose name has the text, with what is known of them."""
+    found = Segment.objects.filter(archived_at=None, name__icontains=text)
+    return [
+        Offer(segment.name, note=_of_segment(segment), key=str(segment.pk))
+        for segment in found.order_by("name")[:limit]
+    ]
+
+
+def _of_segment(segment: Segment) -> str:
+    kind = "A list" if segment.is_static else "A rule"
+    if segment.count is None:
+        return kind
+    words = "customer" if segment.count == 1 else "customers"
+    return f"{kind}, {number(segment.count)} {words}"
+
+
+def campaign_names(ids: Collection[int]) -> dict[int, str]:
+    """The names of these campaigns."""
+    try:
+        return dict(outside.known().campaigns(ids)) if ids else {}
+    except RuleError:
+        return {}  # Nobody above keeps campaigns.
+
+
+def campaigns(text: str = "", *, limit: int = 50) -> list[Offer]:
+    """Campaigns whose name has the text, the newest first."""
+    found = sorted(outside.campaign_names().items(), reverse=True)
+    wanted = text.lower()
+    return [Offer(name, key=str(pk)) for pk, name in found if wanted in name.lower()][
+        :limit
+    ]
+
+
+def key_of(what: str, name: str) -> str:
+    """The number of the segment or campaign of that name, however it is spelt."""
+    found = segments(name) if what == "segment" else campaigns(name)
+    keys = [one.key for one in found if one.value.lower() == name.lower()]
+    return keys[0] if keys else ""
+
+
+def sources(text: str = "", *, limit: int = 50) -> list[Offer]:
+    """Systems that send events."""
+    names = Source.objects.filter(name__icontains=text).order_by("name")
+    return [Offer(name) for name in names.values_list("name", flat=True)[:limit]]
+
+
+def channels() -> dict[str, str]:
+    """Channels in the middle of a sentence: e-mail, SMS, push."""
+    return {
+        code: label if label.isupper() else label.lower()
+        for code, label in Channel.choices
+    }
 
 
 def field_types(events: Iterable[str]) -> dict[tuple[str, str], str]:
@@ -233,8 +355,15 @@ def _decoded(context: Any) -> dict[str, Any]:
 
 
 def _texts(contexts: list[dict[str, Any]], path: str) -> list[str]:
-    found = (as_text(lookup(context, path)) for context in contexts)
+    found = (
+        as_text(one) for context in contexts for one in _items(lookup(context, path))
+    )
     return [text for text in found if text]
+
+
+def _items(value: Any) -> list[Any]:
+    """What is offered of a list is what it may include."""
+    return value if isinstance(value, list) else [value]
 
 
 def _most(texts: Iterable[str], text: str, limit: int) -> list[Offer]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -11,7 +12,18 @@ from urllib.parse import urlencode
 from django.utils.functional import cached_property
 
 from segments import drafts, offers, rules
-from segments.drafts import DATE, EMPTY, EVENT, NUMBER, TEXT, YES_NO, Draft, Problem
+from segments.drafts import (
+    DATE,
+    DATES,
+    EMPTY,
+    EVENT,
+    NUMBER,
+    TEXT,
+    TIME,
+    YES_NO,
+    Draft,
+    Problem,
+)
 from segments.operators import DATE_QUESTIONS, NUMBER_QUESTIONS, OPERATORS, Takes
 
 GROUP_WORDS = {
@@ -21,12 +33,42 @@ GROUP_WORDS = {
     "not all": "not all of",
 }
 BETWEEN_WORDS = {"all": "and", "any": "or", "none": "or", "not all": "and"}
-KIND_WORDS = {"attribute": "Attribute", "event": "Event", "segment": "Segment"}
+KIND_WORDS = {
+    "attribute": ("Attribute", "person"),
+    "event": ("Event", "bolt"),
+    "message": ("Message", "mail"),
+    "consent": ("Consent", "verified_user"),
+    "segment": ("Segment", "groups"),
+}
 PERIODS = [
     ("any", "at any time"),
     ("last", "in the last"),
+    ("this", "this"),
+    ("previous", "the previous"),
     ("span", "between dates"),
+    ("times", "between times"),
+    ("since", "since another event"),
 ]
+STAGES = {
+    "sent": "was sent",
+    "delivered": "received",
+    "opened": "opened",
+    "clicked": "clicked in",
+}
+ANSWERS = [
+    ("reachable", "can be reached"),
+    ("unreachable", "cannot be reached"),
+    ("yes", "said yes to"),
+    ("no", "said no to"),
+    ("unanswered", "did not answer about"),
+]
+ORDERS = [("any", "at any time"), ("before", "before it"), ("after", "after it")]
+#: What stands before another event: in the line, and for who does not see the line.
+INNER_WORDS = {
+    "since": ("the last", "Event that the period begins with"),
+    "with": ("with", "Another event that there must be"),
+    "without": ("without", "Another event that must not be there"),
+}
 MEANING_OF = {"string": TEXT, "number": NUMBER, "boolean": YES_NO, "date": DATE}
 ASKED = [
     (
@@ -36,20 +78,34 @@ ASKED = [
             ("never", "never"),
         ],
     ),
-    (
-        "When the last one was",
-        [(f"date {op}", f"last {words}") for op, words in DATE_QUESTIONS.items()],
+    *(
+        (
+            f"When the {which} one was",
+            [
+                (f"{about} {op}", f"{which} one {words}")
+                for op, words in DATE_QUESTIONS.items()
+            ],
+        )
+        for which, about in (("last", "date"), ("first", "first"))
     ),
-    (
-        "Days since the last one",
-        [
-            (f"days {op}", f"last {words} (days ago)")
-            for op, words in NUMBER_QUESTIONS.items()
-        ],
+    *(
+        (
+            f"Days since the {which} one",
+            [
+                (f"{about} {op}", f"{which} one {words} … days ago")
+                for op, words in NUMBER_QUESTIONS.items()
+            ],
+        )
+        for which, about in (("last", "days"), ("first", "firstdays"))
     ),
 ]
+#: So many fields of an event are named where a detail can be added.
+HINTED = 3
 
-_NODE = re.compile(r"((?:\d+|where)(?:\.(?:\d+|where))*)\.")
+_STEP = r"(?:\d+|where|since|with|without)"
+_NODE = re.compile(rf"({_STEP}(?:\.{_STEP})*)\.")
+#: "was at least (days ago)": what stands behind the value.
+_AFTER = re.compile(r" \((days.*)\)$")
 
 
 @dataclass
@@ -61,7 +117,7 @@ class Choice:
 
 @dataclass
 class Control:
-    """One input of the form."""
+    """One input of the form, or several that are one value."""
 
     name: str
     label: str
@@ -77,6 +133,11 @@ class Control:
     lines: str = ""
     kept: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    #: For what has a number and a name: the name, as it was typed or is known.
+    shown: str = ""
+    #: It takes only what is offered, so what is offered is meant.
+    is_strict: bool = False
+    has_focus: bool = False
 
     @property
     def id(self) -> str:
@@ -86,6 +147,21 @@ class Control:
     def key(self) -> str:
         """What the names of its companions begin with: how the value is meant, ..."""
         return self.name.removesuffix(".new")
+
+    @property
+    def type(self) -> str:
+        """The type of the HTML input."""
+        if self.input == "list" and self.meaning == DATE:
+            return "date"
+        return self.input if self.input in ("date", "datetime-local") else "text"
+
+    @property
+    def typed_name(self) -> str:
+        return f"{self.name}.text" if self.input == "picked" else self.name
+
+    @property
+    def text(self) -> str:
+        return self.shown if self.input == "picked" else self.value
 
     @property
     def offers_query(self) -> str:
@@ -105,6 +181,10 @@ class Presenter:
     event_name: str = ""
     problems: Iterable[Problem] = ()
     is_where: bool = False
+    #: Path of the part that was just changed: its first input gets the focus.
+    focus: str | None = None
+    #: Whether its handle gets the focus instead: nothing is asked there.
+    on_handle: bool = False
     types: dict[tuple[str, str], str] = field(default_factory=dict)
     #: Problems whose place has not been shown yet.
     left: dict[str, list[Problem]] = field(default_factory=dict)
@@ -114,12 +194,13 @@ class Presenter:
         self.left = {}
         for problem in self.problems:
             self.left.setdefault(problem.name, []).append(problem)
-        self.types = offers.field_types(_events(draft, self.event_name))
+        self._learn(draft)
         if self.is_where:
             shown: dict[str, Any] = {
                 "where": self._where(draft, self.prefix, self.event_name),
                 "name": self.prefix,
                 "path": "",
+                "has_focus": self.focus == "",
             }
         elif draft.kind == "unreadable":
             shown = {"error": draft.get("error"), "name": self.prefix}
@@ -139,24 +220,57 @@ class Presenter:
         `path` is the name of what was changed, without the prefix.
         """
         found = _NODE.match(path)
+        place = found.group(1) if found else ""
         try:
-            node = drafts.at(draft, found.group(1) if found else "")
+            node = drafts.at(draft, place)
         except KeyError:
             return
-        self.types = offers.field_types(_events(draft, self.event_name))
-        if node.kind not in ("attribute", "field"):
-            return
-        event = self.event_name
-        if node.kind == "field" and not self.is_where and found:
-            event = drafts.at(draft, found.group(1).rpartition(".where.")[0]).get(
-                "event"
-            )
-        meanings = self._meanings(node, self._type(node, event))
+        changed = path.removeprefix(f"{place}.")
+        self._learn(draft)
+        if node.kind in ("attribute", "field"):
+            event = self.event_name
+            if node.kind == "field" and place.rpartition(".where.")[0]:
+                event = drafts.at(draft, place.rpartition(".where.")[0]).get("event")
+            self._settle_comparison(node, self._type(node, event))
+        for what in ("segment", "campaign"):
+            # Typed to the end, instead of chosen.
+            text = node.get(f"{what}.text").strip()
+            if text and not node.get(what):
+                node.set(**{what: offers.key_of(what, text)})
+        if changed == "period":
+            _settle_period(draft, node)
+        if changed.endswith(".as"):
+            end = changed.removesuffix(".as")
+            node.values[end] = [_redated(node.get(end), node.get(changed))]
+
+    def _settle_comparison(self, node: Draft, type_: str) -> None:
+        fitting = [code for code, _ in _operators(type_, "")]
+        if node.get("op") not in fitting:
+            node.set(op=fitting[0])
+        meanings = self._meanings(node, type_)
         for end in ("low", "high", "list"):
-            if node.get(f"{end}.as") != EVENT:
+            if node.get(f"{end}.as") not in (*meanings, EVENT):
                 node.values[f"{end}.as"] = [meanings[0]]
+                if end != "list":
+                    node.values[end] = [_redated(node.get(end), meanings[0])]
         if items := node.values.get("list"):
             node.values["list"] = [_retyped(item, meanings[0]) for item in items]
+        # What was given for one value is the first of several, and back.
+        takes_list = OPERATORS[node.get("op")].takes is Takes.LIST
+        first, low = node.get("list"), node.get("low")
+        if takes_list and low and not first and node.get("low.as") != EVENT:
+            node.values["list"] = [f"{node.get('low.as')}:{low}"]
+        elif not takes_list and not low and first:
+            node.set(low=node.values["list"][0].partition(":")[2])
+
+    def _learn(self, draft: Draft) -> None:
+        """Look up what the draft speaks of. A query a kind of name."""
+        parts = [part for _, part in drafts.walk(draft)]
+        self.types = offers.field_types(
+            {self.event_name} | {event for part in parts for event in _events(part)}
+        )
+        self.segments = offers.segment_names(_ids(parts, "segment"))
+        self.campaigns = offers.campaign_names(_ids(parts, "campaign"))
 
     def _node(self, draft: Draft, path: str) -> dict[str, Any]:
         name = f"{self.prefix}.{path}" if path else self.prefix
@@ -166,22 +280,21 @@ class Presenter:
             "attribute": self._attribute,
             "segment": self._segment,
             "event": self._event,
+            "message": self._message,
+            "consent": self._consent,
         }[draft.kind](draft, name)
+        words, symbol = KIND_WORDS[draft.kind]
         shown |= {
             "kind": draft.kind,
-            "kind_words": KIND_WORDS[draft.kind],
+            "kind_words": words,
+            "symbol": symbol,
             "name": name,
             "path": path,
             "negated": bool(draft.get("negated")),
             "problems": self._problems(name),
         }
-        seen = {"kind", "negated", *_names(shown, name)}
-        shown["kept"] = [
-            (f"{name}.{key}", text)
-            for key, texts in draft.values.items()
-            if key not in seen
-            for text in texts
-        ]
+        shown["kept"] = _kept(draft, name, shown, "kind", "negated")
+        self._look(shown)
         return shown
 
     def _group(self, draft: Draft, name: str, path: str) -> dict[str, Any]:
@@ -206,6 +319,8 @@ class Presenter:
                 for i, part in enumerate(draft.parts)
             ],
             "problems": self._problems(name) if path else [],
+            "has_focus": path == self.focus,
+            "add_has_focus": path == self.focus and not draft.parts,
         }
 
     # Conditions
@@ -231,44 +346,225 @@ class Presenter:
         }
 
     def _segment(self, draft: Draft, name: str) -> dict[str, Any]:
-        chosen = draft.get("segment")
-        rows = [(str(pk), text) for pk, text in self._segments.items()]
-        if chosen and chosen not in dict(rows):
-            rows.append((chosen, f"Segment {chosen}, not there any more"))
+        isnt = "on" if draft.get("negated") else ""
         return {
-            "segment": self._control(
-                f"{name}.segment", "Segment", chosen, choices=_choices(rows, chosen)
-            )
+            "isnt": self._control(
+                f"{name}.negated",
+                "In or not in",
+                isnt,
+                choices=_choices([("", "is in"), ("on", "is not in")], isnt),
+            ),
+            "segment": self._picked(draft, name, "segment", self.segments),
         }
 
+    def _consent(self, draft: Draft, name: str) -> dict[str, Any]:
+        answer, channel = draft.get("answer"), draft.get("channel")
+        category = draft.get("category")
+        categories = [("", "any mailing"), *self._categories.items()]
+        if category and category not in self._categories:
+            categories.append((category, f"{category}, not there any more"))
+        return {
+            "answer": self._control(
+                f"{name}.answer",
+                "What is asked",
+                answer,
+                choices=_choices(ANSWERS, answer),
+            ),
+            "channel": self._control(
+                f"{name}.channel",
+                "Channel",
+                channel,
+                choices=_choices(offers.channels().items(), channel),
+            ),
+            "category": self._control(
+                f"{name}.category",
+                "Mailing category",
+                category,
+                choices=_choices(categories, category),
+            ),
+            "by": "by" if "reach" in answer else "",
+        }
+
+    def _message(self, draft: Draft, name: str) -> dict[str, Any]:
+        stage, channel = draft.get("stage"), draft.get("channel")
+        campaign = self._picked(draft, name, "campaign", self.campaigns)
+        campaign.placeholder = "any campaign"
+        return {
+            "stage": self._control(
+                f"{name}.stage",
+                "How far the message came",
+                stage,
+                choices=_choices(STAGES.items(), stage),
+            ),
+            "campaign": campaign,
+            "channel": self._control(
+                f"{name}.channel",
+                "Channel",
+                channel,
+                choices=_choices(
+                    [("", "on any channel")]
+                    + [(code, f"by {to}") for code, to in offers.channels().items()],
+                    channel,
+                ),
+            ),
+            **self._question(draft, name),
+            **self._period(draft, name),
+        }
+
+    def _picked(
+        self, draft: Draft, name: str, what: str, names: dict[int, str]
+    ) -> Control:
+        """What is chosen by its name and kept by its number."""
+        chosen = draft.get(what)
+        text = draft.get(f"{what}.text")
+        if chosen:
+            gone = f"{what.capitalize()} {chosen}, not there any more"
+            text = names.get(int(chosen) if chosen.isdigit() else 0, gone)
+        return self._control(
+            f"{name}.{what}",
+            what.capitalize(),
+            chosen,
+            input="picked",
+            shown=text,
+            is_strict=True,
+            offers={"of": what},
+            placeholder=f"Search a {what}",
+        )
+
     def _event(self, draft: Draft, name: str) -> dict[str, Any]:
-        event = draft.get("event")
-        ask = draft.get("ask", "count >=")
-        about, _, op = ask.partition(" ")
+        others = [
+            self._inner(draft.inner[word], name, word)
+            for word in drafts.BESIDE
+            if word in draft.inner
+        ]
+        shown = {
+            **self._chosen(draft, name),
+            **self._question(draft, name),
+            **self._period(draft, name),
+            "others": others,
+        }
+        if draft.get("period") == "since":
+            since = draft.inner.get("since", Draft("since"))
+            shown["since"] = self._inner(since, name, "since")
+        shown["more"] = [
+            (what, words, symbol)
+            for what, words, symbol in (
+                ("source", "Only from some sources", "input"),
+                ("with", "Together with another event", "link"),
+                ("without", "Without another event", "link_off"),
+            )
+            if what not in draft.inner and not (what == "source" and shown["source"])
+        ]
+        return shown
+
+    def _inner(self, draft: Draft, name: str, word: str) -> dict[str, Any]:
+        """Another event, that the period begins with or that must (not) be there."""
+        place = f"{name}.{word}"
+        lead, legend = INNER_WORDS[word]
         shown: dict[str, Any] = {
+            "word": word,
+            "lead": lead,
+            "legend": legend,
+            "name": place,
+            "path": place[len(self.prefix) + 1 :],
+            **self._chosen(draft, place),
+            "problems": self._problems(place),
+        }
+        if word in drafts.BESIDE:
+            order = draft.get("order", "any")
+            shown["order"] = self._control(
+                f"{place}.order", "When", order, choices=_choices(ORDERS, order)
+            )
+            shown["same"] = self._name_list(
+                draft,
+                place,
+                "same",
+                "Fields that both events share",
+                {"of": "field", "event": draft.get("event")},
+                "Search a field",
+            )
+        shown["more"] = (
+            [] if shown["source"] else [("source", "Only from some sources", "input")]
+        )
+        shown["kept"] = _kept(draft, place, shown)
+        self._look(shown)
+        return shown
+
+    def _chosen(self, draft: Draft, name: str) -> dict[str, Any]:
+        """By what events are chosen: name, details, sources."""
+        event = draft.get("event")
+        source = None
+        if "source" in draft.values or "source.new" in draft.values:
+            source = self._name_list(
+                draft, name, "source", "Sources", {"of": "source"}, "Search a source"
+            )
+            if self.focus == f"{name}.source"[len(self.prefix) + 1 :]:
+                source.has_focus = True
+        return {
             "event": self._control(
                 f"{name}.event",
                 "Event",
                 event,
                 offers={"of": "event"},
                 placeholder="Search an event",
+                is_strict=True,
             ),
+            "where": self._where(draft, name, event),
+            "hint": self._hint(event),
+            "source": source,
+        }
+
+    def _hint(self, event: str) -> str:
+        """Some of the fields that the event is known to carry."""
+        codes = [code for at, code in self.types if at == event]
+        named = ", ".join(codes[:HINTED])
+        return f"{named}, …" if len(codes) > HINTED else named
+
+    def _name_list(
+        self,
+        draft: Draft,
+        name: str,
+        key: str,
+        label: str,
+        offered: dict[str, str],
+        placeholder: str,
+    ) -> Control:
+        """A list of names, set apart from each other."""
+        typed = f"{name}.{key}.new"
+        control = self._control(
+            typed,
+            label,
+            input="list",
+            offers=offered,
+            placeholder=placeholder,
+            is_strict=True,
+        )
+        control.chips = [
+            _chip(f"{TEXT}:{text}", TEXT) for text in drafts.listed(draft, key)
+        ]
+        return control
+
+    def _question(self, draft: Draft, name: str) -> dict[str, Any]:
+        ask = draft.get("ask", "count >=")
+        about, _, op = ask.partition(" ")
+        shown: dict[str, Any] = {
             "ask": self._control(
                 f"{name}.ask",
                 "What to ask",
                 ask,
                 choices=[(words, _choices(rows, ask)) for words, rows in ASKED],
             ),
-            "about": about,
-            "where": self._where(draft, name, event),
-            "period": self._control(
-                f"{name}.period",
-                "Period",
-                draft.get("period", "any"),
-                choices=_choices(PERIODS, draft.get("period", "any")),
+            "unit_words": {"count": "times", "never": ""}.get(
+                about, "" if about in DATES else "days ago"
             ),
         }
-        if about in ("count", "days"):
+        if about in DATES:
+            meanings = [DATE] if op == "on" else [DATE, TIME]
+            shown["ends"] = [
+                self._value(draft, name, f"{about}.{end}", words, meanings, {})
+                for end, words in _ends(op)
+            ]
+        elif about in drafts.ABOUT:
             shown["ends"] = [
                 self._control(
                     f"{name}.{about}.{end}",
@@ -278,12 +574,21 @@ class Presenter:
                 )
                 for end, words in _ends(op)
             ]
-        elif about == "date":
-            shown["ends"] = [
-                self._value(draft, name, f"date.{end}", words, [DATE], {})
-                for end, words in _ends(op)
-            ]
-        match draft.get("period", "any"):
+        return shown
+
+    def _period(self, draft: Draft, name: str) -> dict[str, Any]:
+        period = draft.get("period", "any")
+        offered = [
+            (code, words)
+            for code, words in PERIODS
+            if draft.kind == "event" or code != "since"
+        ]
+        shown: dict[str, Any] = {
+            "period": self._control(
+                f"{name}.period", "Period", period, choices=_choices(offered, period)
+            )
+        }
+        match period:
             case "last":
                 unit = draft.get("unit", "days")
                 shown["last"] = self._control(
@@ -295,13 +600,23 @@ class Presenter:
                     unit,
                     choices=_choices([(u, u) for u in rules.MAX_PERIOD], unit),
                 )
-            case "span":
+            case "this" | "previous":
+                unit = draft.get("calendar", "month")
+                shown["unit"] = self._control(
+                    f"{name}.calendar",
+                    "Unit",
+                    unit,
+                    choices=_choices([(u, u) for u in rules.CALENDAR_UNITS], unit),
+                )
+            case "span" | "times":
                 shown["span"] = [
                     self._control(
                         f"{name}.{end}",
                         words,
                         draft.get(end),
-                        input="date" if drafts.is_day(draft.get(end)) else "text",
+                        input=_date_input(
+                            draft.get(end), TIME if period == "times" else DATE
+                        ),
                     )
                     for end, words in (("from", "From"), ("to", "To"))
                 ]
@@ -322,18 +637,14 @@ class Presenter:
                     code,
                     offers={"of": "field", "event": event},
                     placeholder="Search a field",
+                    is_strict=True,
                 ),
                 "unseen": bool(code and event and not type_),
                 **self._comparison(line, place, type_, event=event),
                 "problems": self._problems(place),
             }
-            seen = _names(shown, place)
-            shown["kept"] = [
-                (f"{place}.{key}", text)
-                for key, texts in line.values.items()
-                if key not in {*seen, "kind"}
-                for text in texts
-            ]
+            shown["kept"] = _kept(line, place, shown, "kind")
+            self._look(shown)
             lines.append(shown)
         return lines
 
@@ -366,7 +677,8 @@ class Presenter:
             shown["inputs"] = [
                 self._control(f"{name}.low", "Days", draft.get("low"), input="whole")
             ]
-            shown["after"] = "days ago"
+            after = _AFTER.search(operator.words)
+            shown["after"] = after.group(1) if after else ""
             return shown
         meanings = self._meanings(draft, type_)
         if operator.takes is Takes.LIST:
@@ -385,13 +697,24 @@ class Presenter:
         ):
             case Takes.TEXT:
                 return [TEXT]
-            case Takes.TIME | Takes.DAY:
+            case Takes.DAYS:
+                return ["whole"]
+            case Takes.DAY:
                 return [DATE]
-            case Takes.ORDERED | Takes.PAIR:
-                known = MEANING_OF.get(type_)
-                return [known] if known in (NUMBER, DATE) else [NUMBER, DATE]
+            case Takes.TIME:
+                return self._dates(draft)
+            case Takes.ORDERED | Takes.PAIR if type_ not in ("number", "date"):
+                return [NUMBER, DATE, TIME]
+            case Takes.LIST if type_ == "date":
+                return [DATE]
         known = MEANING_OF.get(type_)
+        if known == DATE:
+            return self._dates(draft)
         return [known] if known else [TEXT, NUMBER, YES_NO]
+
+    def _dates(self, draft: Draft) -> list[str]:
+        is_day = draft.get("attribute") in offers.DAYS
+        return [DATE] if is_day else [DATE, TIME]
 
     def _value(
         self,
@@ -407,6 +730,8 @@ class Presenter:
         if not text and meaning not in (*meanings, EVENT, EMPTY):
             meaning = meanings[0]
         meaning = _as_fits(meaning, text, meanings)
+        if meaning == TIME:
+            text = drafts.to_local(text)
         control = self._control(f"{name}.{end}", label, text)
         control.meaning = meaning
         control.meanings = self._choose_meaning(meanings, meaning)
@@ -414,8 +739,8 @@ class Presenter:
             case "yesno":
                 control.input = "yesno"
                 control.choices = _choices([("yes", "yes"), ("no", "no")], text)
-            case "date":
-                control.input = "date" if drafts.is_day(text) else "text"
+            case "date" | "time":
+                control.input = _date_input(text, meaning)
             case "event":
                 control.offers = {"of": "field", "event": self.event_name}
                 control.placeholder = "Search a field of the event"
@@ -471,7 +796,24 @@ class Presenter:
             [(one, drafts.MEANINGS.get(one, one)) for one in offered], meaning
         )
 
-    def _control(self, name: str, label: str, value: str, **more: Any) -> Control:
+    def _look(self, shown: dict[str, Any]) -> None:
+        """Give the focus to the part that was changed: its handle, or its first input
+        that is not filled in."""
+        if shown["path"] != self.focus:
+            return
+        controls = [
+            control
+            for found in shown.values()
+            for control in (found if isinstance(found, list) else [found])
+            if isinstance(control, Control)
+        ]
+        if self.on_handle or not controls:
+            shown["has_focus"] = True
+        else:
+            empty = [c for c in controls if not (c.value or c.choices or c.shown)]
+            (empty or controls)[0].has_focus = True
+
+    def _control(self, name: str, label: str, value: str = "", **more: Any) -> Control:
         return Control(name, label, value, problems=self._problems(name), **more)
 
     def _problems(self, name: str) -> list[Problem]:
@@ -488,20 +830,85 @@ class Presenter:
         return offers.attributes()
 
     @cached_property
-    def _segments(self) -> dict[int, str]:
-        return offers.segment_names()
+    def _categories(self) -> dict[str, str]:
+        return offers.category_names()
 
 
-def _events(draft: Draft, event_name: str) -> set[str]:
-    return {event_name} | {
-        part.get("event") for _, part in drafts.walk(draft) if part.kind == "event"
-    }
+def _events(part: Draft) -> set[str]:
+    """The events that a part speaks of."""
+    if part.kind != "event":
+        return set()
+    return {one.get("event") for one in (part, *part.inner.values())}
+
+
+def _ids(parts: list[Draft], what: str) -> set[int]:
+    texts = {part.get(what) for part in parts if part.kind in ("segment", "message")}
+    return {int(text) for text in texts if text.isascii() and text.isdigit()}
+
+
+def _settle_period(root: Draft, node: Draft) -> None:
+    period = node.get("period")
+    since = node.inner.get("since", drafts.new("since"))
+    if period == "since" and not since.get("event"):
+        # Most often it is the event that was spoken of just before.
+        events = [part for _, part in drafts.walk(root) if part.kind == "event"]
+        place = next(i for i, part in enumerate(events) if part is node)
+        others = [*reversed(events[:place]), *events[place + 1 :]]
+        known = next((part for part in others if part.get("event")), None)
+        node.inner["since"] = since
+        if known is not None:
+            since.set(event=known.get("event"))
+            since.where = copy.deepcopy(known.where)
+    if period in ("span", "times"):
+        meaning = TIME if period == "times" else DATE
+        for end in ("from", "to"):
+            node.values[end] = [_redated(node.get(end), meaning)]
+
+
+def _redated(text: str, meaning: str) -> str:
+    """A day as a time, or a time as its day."""
+    if meaning == TIME and text and drafts.is_day(text):
+        return f"{text}T00:00"
+    if meaning == DATE and drafts.is_local(text):
+        return text[:10]
+    return text
+
+
+def _date_input(text: str, meaning: str) -> str:
+    if not text:
+        return "datetime-local" if meaning == TIME else "date"
+    if drafts.is_day(text):
+        return "date"
+    return "datetime-local" if drafts.is_local(text) else "text"
+
+
+def _kept(
+    draft: Draft, name: str, shown: dict[str, Any], *seen: str
+) -> list[tuple[str, str]]:
+    """What the draft has and nothing shows, so that it is not lost."""
+    shown_keys = {*seen, *_names(shown, name)}
+    rows = [
+        (f"{name}.{key}", text)
+        for key, texts in draft.values.items()
+        if key not in shown_keys
+        for text in texts
+    ]
+    if "since" in draft.inner and "since" not in shown:
+        rows += _all_of(draft.inner["since"], f"{name}.since")
+    return rows
+
+
+def _all_of(draft: Draft, name: str) -> list[tuple[str, str]]:
+    rows = [(f"{name}.{key}", t) for key, texts in draft.values.items() for t in texts]
+    for i, line in enumerate(draft.where):
+        rows += _all_of(line, f"{name}.where.{i}")
+    return rows
 
 
 def _operators(type_: str, chosen: str) -> list[tuple[str, str]]:
     """Comparisons that fit the type; those for an unknown one are all."""
     rows = [
-        (code, operator.words.replace(" (days ago)", ""))
+        (code, _AFTER.sub("", operator.words))
         for code, operator in OPERATORS.items()
         if not type_
         or type_ in operator.types
@@ -535,8 +942,11 @@ def _names(shown: dict[str, Any], name: str) -> set[str]:
     for control in controls:
         key = control.name[len(name) + 1 :]
         keys.add(key)
-        if key == "list.new":
-            keys |= {"list", "list.as", "list.lines", "list.new"}
+        if key.endswith(".new"):
+            stem = key.removesuffix(".new")
+            keys |= {stem, f"{stem}.as", f"{stem}.lines"}
+        elif control.input == "picked":
+            keys.add(f"{key}.text")
         elif control.meanings:
             keys.add(f"{key}.as")
     return keys
@@ -545,7 +955,7 @@ def _names(shown: dict[str, Any], name: str) -> set[str]:
 def _chip(item: str, expected: str) -> dict[str, str]:
     meaning, _, text = item.partition(":")
     note = ""
-    if meaning != expected and {meaning, expected} != {TEXT, DATE}:
+    if meaning != expected and expected != DATE:
         note = {
             NUMBER: "number",
             TEXT: "text",
@@ -558,9 +968,9 @@ def _chip(item: str, expected: str) -> dict[str, str]:
 
 def _as_fits(meaning: str, text: str, meanings: list[str]) -> str:
     """A date is a text to JSON: shown as whichever fits, if it can be."""
-    if meaning == TEXT and meanings == [DATE] and rules.read_instant(text):
-        return DATE
-    return TEXT if meaning == DATE and DATE not in meanings else meaning
+    if meaning == TEXT and meanings[0] == DATE and rules.read_instant(text):
+        return DATE if drafts.is_day(text) else TIME
+    return TEXT if meaning in (DATE, TIME) and DATE not in meanings else meaning
 
 
 def _uniform(items: list[str], meaning: str) -> bool:

@@ -1,277 +1,422 @@
-/* The builder of rules: see segments/builder.py. The state is the form itself; the
-   server re-renders it after a change of its structure. */
-(function () {
+/* The builder of rules: see segments/builder.py. The server renders it, htmx carries the
+   form there and back. Here is what a page cannot do by itself: offers, values as
+   chips, undo, the focus, and problems beside their fields. */
+(() => {
   "use strict";
 
-  const PAUSE = 400;
-  const undone = new Map(); // prefix → forms as they were, the latest last
+  const LOST = "This did not work. Check the connection and try again.";
+  const NO_COUNT = "The count could not be asked for. Check the connection, then change anything to try again.";
+  const ROOM = 330; // pixels that a list of offers and the bar at the foot take
+  const MANY = 50; // values: more are lines of one field
+  // After these, what was typed meanwhile still has its place.
+  const IN_PLACE = ["changed", "add", "show"];
 
-  const builderOf = (element) => element.closest("[data-builder]");
-  const byPrefix = (prefix) =>
-    document.querySelector(`[data-builder="${CSS.escape(prefix)}"]`);
-  const formOf = (element) => element.closest("form");
+  let pressed = null; // What the pointer is held down on.
+  document.addEventListener("pointerdown", (event) => { pressed = event.target; }, true);
+  for (const end of ["pointerup", "pointercancel"]) document.addEventListener(end, () => { pressed = null; }, true);
 
-  function entries(builder) {
-    const found = [];
-    for (const input of builder.querySelectorAll("input, select, textarea")) {
-      if (!input.name || input.disabled) continue;
-      if (input.type === "checkbox" && !input.checked) continue;
-      found.push([input.name, input.value]);
-    }
-    return found;
-  }
+  /* The builder: deeds of its buttons, undo, and what is told about it ----------- */
 
-  // Posting the builder, and putting the answer in its place.
+  const ruleBuilder = () => ({
+    past: [],
+    future: [],
+    now: "",
+    status: "",
+    isWrong: false,
+    isBusy: false,
+    told: new WeakMap(),
+    waiting: [],
+    typed: [],
+    isPicking: false,
+    menu: "",
 
-  function post(builder, values, state) {
-    const form = formOf(builder);
-    const data = new FormData();
-    for (const [name, text] of state || entries(builder)) data.append(name, text);
-    const event = builder.dataset.eventFrom;
-    if (event && form && form.elements[event]) {
-      data.append(event, form.elements[event].value);
-    }
-    data.append("prefix", builder.dataset.builder);
-    for (const [name, text] of Object.entries(values)) data.append(name, text);
-    const token = form && form.querySelector("[name=csrfmiddlewaretoken]");
-    if (token) data.append("csrfmiddlewaretoken", token.value);
-    return data;
-  }
+    init() {
+      this.root = this.$el;
+      this.prefix = this.root.dataset.builder;
+      this.now = this.written();
+    },
 
-  // One change after the other: an answer that comes late must not undo a later one.
-  const queues = new Map();
+    entries() {
+      const all = [...new FormData(this.root.closest("form"))];
+      return all.filter(([name]) => name.startsWith(`${this.prefix}.`) && !name.startsWith(`${this.prefix}.opt.`));
+    },
+    written() {
+      return new URLSearchParams(this.entries()).toString();
+    },
+    say(text, isWrong = false) {
+      this.status = text;
+      this.isWrong = isWrong;
+    },
+    tell() {
+      this.root.dispatchEvent(new CustomEvent("builder:changed", { bubbles: true }));
+    },
 
-  function change(builder, values, state) {
-    const prefix = builder.dataset.builder;
-    const before = queues.get(prefix) || Promise.resolve();
-    const after = before.then(async () => {
-      const now = byPrefix(prefix);
-      if (now) await ask(now, prefix, values, state);
-    });
-    queues.set(prefix, after.catch(() => {}));
-    return after;
-  }
-
-  async function ask(builder, prefix, values, state) {
-    const asked = new Map(entries(builder));
-    builder.setAttribute("aria-busy", "true");
-    let response;
-    try {
-      response = await fetch(builder.dataset.fragment, {
-        method: "POST",
-        body: post(builder, values, state),
-        credentials: "same-origin",
-      });
-    } catch (error) {
-      response = null;
-    }
-    builder.removeAttribute("aria-busy");
-    builder.removeAttribute("data-busy");
-    if (!response || !response.ok || response.redirected) {
-      say(builder, "This did not work. Check the connection and try again.", true);
-      return;
-    }
-    const html = (await response.text()).trim();
-    const now = byPrefix(prefix);
-    if (!now) return;
-    // What was typed while waiting is not lost, where names have stayed the same.
-    const typed = [];
-    if (values.do === "changed" || values.do === "add" || values.do === "show") {
-      for (const [name, text] of entries(now)) {
-        if (asked.has(name) && asked.get(name) !== text) typed.push([name, text]);
-      }
-    }
-    const focused = now.contains(document.activeElement) ? document.activeElement : null;
-    const active = focused ? focused.id : "";
-    const selected = focused && focused.type === "text"
-      ? [focused.selectionStart, focused.selectionEnd]
-      : null;
-    const isPicking = open && open.input.id === active;
-    if (open && now.contains(open.input)) open.close();
-    const box = document.createElement("template");
-    box.innerHTML = html;
-    const fresh = box.content.firstElementChild;
-    const live = now.querySelector("[data-preview-for]");
-    const slot = fresh.querySelector("[data-preview-for]");
-    if (live && slot) slot.replaceWith(live);
-    now.replaceWith(fresh);
-    for (const [name, text] of typed) {
-      const input = fresh.querySelector(`[name="${CSS.escape(name)}"]`);
-      if (input && input.type !== "checkbox" && input.type !== "hidden") input.value = text;
-    }
-    look(fresh, active, selected, isPicking);
-    ready(fresh);
-    refresh(prefix, 0);
-    fresh.dispatchEvent(new CustomEvent("builder:changed", { bubbles: true }));
-  }
-
-  function look(builder, active, selected, isPicking) {
-    if (builder.dataset.focus !== undefined) {
-      const path = builder.dataset.focus;
-      const node = path
-        ? builder.querySelector(`[data-node="${CSS.escape(path)}"]`)
-        : builder;
-      const first =
-        node &&
-        (node.querySelector(".scb-row input:not([type=hidden]), .scb-row select") ||
-          node.querySelector("select, button"));
-      if (first) {
-        first.focus({ preventScroll: true });
-        node.scrollIntoView({ block: "nearest" });
-      }
-    } else if (active) {
-      const input = document.getElementById(active);
-      if (input) {
-        // Where one was already: nothing opens by itself.
-        isSettling = true;
-        input.focus({ preventScroll: true });
-        isSettling = false;
-        if (selected && input.type === "text") input.setSelectionRange(...selected);
-        if (isPicking && isPicker(input)) new Picker(input);
-      }
-    }
-  }
-
-  function say(builder, text, isBad) {
-    const status = builder.querySelector(".scb-status");
-    if (!status) return;
-    status.textContent = text;
-    status.classList.toggle("scb-wrong", Boolean(isBad));
-  }
-
-  // Undo
-
-  function remember(builder) {
-    const stack = undone.get(builder.dataset.builder) || [];
-    stack.push(entries(builder));
-    undone.set(builder.dataset.builder, stack.slice(-30));
-  }
-
-  function ready(builder) {
-    const stack = undone.get(builder.dataset.builder) || [];
-    const button = builder.querySelector("[data-undo]");
-    if (button) button.hidden = !stack.length;
-  }
-
-  document.addEventListener("click", (event) => {
-    const button = event.target.closest("[data-do], [data-undo], [data-unchip]");
-    const builder = button && builderOf(button);
-    if (!builder) return;
-    event.preventDefault();
-    if (button.hasAttribute("data-undo")) {
-      const stack = undone.get(builder.dataset.builder) || [];
-      const state = stack.pop();
-      if (state) change(builder, { do: "show" }, state);
-    } else if (button.hasAttribute("data-unchip")) {
-      const list = button.closest(".scb-list");
-      button.closest(".scb-chip").remove();
-      list.querySelector("[data-chips]").focus();
-      changed(builder);
-    } else if (!builder.hasAttribute("data-busy")) {
+    // A state is kept before it is left.
+    commit(isDeed = false) {
+      const written = this.written();
+      if (written === this.now && !isDeed) return;
+      if (written !== this.now) this.past.push(this.now);
+      if (isDeed) this.past.push(written);
+      this.past.splice(0, this.past.length - 50);
+      this.future = [];
+      this.now = written;
+    },
+    travel(from, to, word) {
+      this.commit();
+      if (!from.length || this.isBusy) return;
+      to.push(this.now);
+      this.now = from.pop();
+      this.request({ do: "show", state: this.now, word });
+    },
+    deed(values) {
       // A second click is meant for what one sees, which is about to change.
-      builder.setAttribute("data-busy", "");
-      remember(builder);
-      change(builder, {
-        do: button.dataset.do,
-        at: button.dataset.at,
-        what: button.dataset.what || "",
+      if (this.isBusy) return;
+      this.flush();
+      this.isBusy = true;
+      this.commit(true);
+      this.request(values);
+    },
+    move(from, to, place) {
+      this.deed({ do: "move", at: from, what: `${to}:${place}` });
+    },
+    request(values) {
+      htmx.trigger(this.root, "builder:ask", { ...values, prefix: this.prefix });
+    },
+    // Leaving a field by a click must not take away what is just being clicked on.
+    redraw(input) {
+      const values = { do: "changed", at: input.name.slice(this.prefix.length + 1) };
+      if (!pressed || pressed === input) return this.request(values);
+      this.waiting.push(values);
+      document.addEventListener("pointerup", () => setTimeout(() => this.flush()), { once: true });
+      setTimeout(() => this.flush(), 500);
+    },
+    flush() {
+      for (const values of this.waiting.splice(0)) this.request(values);
+    },
+    failed() {
+      if (this.isBusy) this.past.pop();
+      this.isBusy = false;
+      this.say(LOST, true);
+    },
+
+    changed(input) {
+      if (!this.root.contains(input)) {
+        // The event whose values are offered.
+        const isEvent = input.name && input.name === this.root.dataset.eventFrom;
+        if (isEvent && input.form === this.root.closest("form")) this.request({ do: "show" });
+        return;
+      }
+      if (input.closest("[data-list]") && !input.matches("textarea")) return;
+      // What was chosen from offers is told of again when its field is left.
+      if (input.getAttribute("role") === "combobox" && this.told.get(input) === input.value) return;
+      this.told.set(input, input.value);
+      this.commit();
+      if ("redraw" in input.dataset) this.redraw(input);
+      else this.tell();
+    },
+
+    box: {
+      "@click"(event) {
+        const button = event.target.closest("[data-do], [data-unchip]");
+        if (!button) return;
+        const { do: deed, at, what = "" } = button.dataset;
+        if (deed) return this.deed({ do: deed, at, what });
+        const list = button.closest("[data-list]");
+        button.closest(".scb-chip").remove();
+        list.querySelector("[x-bind=field]").focus();
+        this.commit();
+        this.tell();
+      },
+      "@change.document"(event) {
+        this.changed(event.target);
+      },
+      "@input"(event) {
+        if (!event.target.closest("[data-list]")) this.tell();
+      },
+      "@keydown"(event) {
+        const { key, target } = event;
+        const { handle } = target.dataset;
+        if (handle !== undefined && (key === "ArrowUp" || key === "ArrowDown")) {
+          event.preventDefault();
+          this.deed({ do: key === "ArrowUp" ? "up" : "down", at: handle });
+        } else if (key === "Enter" && target.matches("input")) {
+          event.preventDefault(); // Never sends the form from within the builder.
+        } else if (key.toLowerCase() === "z" && (event.ctrlKey || event.metaKey) && !target.matches("input, textarea")) {
+          event.preventDefault();
+          if (event.shiftKey) this.travel(this.future, this.past, "Redone.");
+          else this.travel(this.past, this.future, "Undone.");
+        }
+      },
+      "@htmx:config-request"(event) {
+        if (event.target !== this.root) return;
+        const { do: deed = "", at = "", what = "", state, prefix } = event.detail.triggeringEvent.detail;
+        Object.assign(event.detail.parameters, { do: deed, at, what, prefix }, state === undefined ? {} : { state });
+      },
+      "@htmx:before-swap"(event) {
+        const { target, xhr, requestConfig } = event.detail;
+        if (target !== this.root.querySelector(".scb-tree")) return;
+        if (!event.detail.shouldSwap || !xhr.responseText.includes("scb-tree")) {
+          event.detail.shouldSwap = false;
+          this.failed();
+          return;
+        }
+        const sent = requestConfig.formData;
+        const isInPlace = IN_PLACE.includes(sent.get("do")) && !sent.has("state");
+        this.menu = sent.get("do") === "changed" ? this.root.querySelector("details[open]")?.id : "";
+        this.typed = isInPlace ? this.entries().filter(([name, text]) => sent.has(name) && !sent.getAll(name).includes(text)) : [];
+        this.isPicking = "picking" in document.activeElement.dataset;
+      },
+      "@htmx:after-swap"(event) {
+        const tree = event.target;
+        if (!tree.matches(".scb-tree")) return;
+        const { word } = event.detail.requestConfig.triggeringEvent.detail;
+        for (const [name, text] of this.typed) {
+          const input = tree.querySelector(`[name="${CSS.escape(name)}"]`);
+          if (input && !["hidden", "checkbox"].includes(input.type)) input.value = text;
+        }
+        if (this.menu) document.getElementById(this.menu)?.setAttribute("open", "");
+        this.now = this.written();
+        if (this.isBusy && this.past.at(-1) === this.now) this.past.pop(); // Nothing came of it.
+        this.say(word || tree.dataset.status || "");
+        this.isBusy = false;
+        this.tell();
+        this.$nextTick(() => {
+          const wanted = tree.querySelector("[data-focus]");
+          if (wanted) wanted.focus();
+          else if (this.isPicking) document.activeElement.dispatchEvent(new CustomEvent("builder:pick"));
+        });
+      },
+      "@htmx:send-error"(event) {
+        if (event.target === this.root) this.failed();
+      },
+    },
+    travels: {
+      ":hidden"() { return !this.past.length && !this.future.length; },
+    },
+    undo: {
+      ":aria-disabled"() { return String(!this.past.length); },
+      "@click"() { this.travel(this.past, this.future, "Undone."); },
+    },
+    redo: {
+      ":aria-disabled"() { return String(!this.future.length); },
+      "@click"() { this.travel(this.future, this.past, "Redone."); },
+    },
+    said: {
+      "x-text"() { return this.status; },
+      ":class"() { return this.isWrong ? "scb-wrong" : ""; },
+    },
+  });
+
+  /* A field with offers below it (an ARIA combobox), for one value or for several - */
+
+  function split(text) {
+    const whole = text.trim().match(/^"([^"]+)"$/);
+    return whole ? [whole[1]] : text.split(/[,;\n\t]/).map((part) => part.trim()).filter(Boolean);
+  }
+
+  const rulePicker = () => ({
+    input: null,
+    offers: null,
+    holder: null,
+    key: "", // The name of several values.
+    active: -1,
+    isOpen: false,
+    wanted: "",
+
+    init() {
+      this.holder = this.$el;
+      this.input = this.$el.querySelector("[x-bind=field]");
+      this.offers = this.$el.querySelector("[role=listbox]");
+      this.key = this.$el.dataset.list || "";
+    },
+    get items() {
+      return this.offers ? [...this.offers.children] : [];
+    },
+    // On opening all is offered, while typing what fits.
+    ask(text) {
+      if (!this.offers) return;
+      this.wanted = text;
+      this.input.dataset.picking = "";
+      htmx.trigger(this.input, "offer");
+    },
+    point(to) {
+      this.active = to;
+      this.items.forEach((item, i) => {
+        item.id = `${this.offers.id}_${i}`;
+        item.setAttribute("aria-selected", String(i === to));
+        if (i === to) item.scrollIntoView({ block: "nearest" });
       });
-    }
+    },
+    close() {
+      this.isOpen = false;
+      delete this.input.dataset.picking;
+      this.point(-1);
+    },
+    choose(item) {
+      if (this.key) {
+        this.add([item.dataset.value]);
+        this.ask("");
+        return;
+      }
+      this.set(item);
+      this.close();
+      this.input.dispatchEvent(new Event("change", { bubbles: true }));
+    },
+    set(item) {
+      this.input.value = item.dataset.value;
+      this.number(item.dataset.key);
+    },
+    number(text = "") {
+      const hidden = this.holder.querySelector("input[data-key]");
+      if (hidden) hidden.value = text;
+    },
+
+    // Several values
+    chips() {
+      const inputs = [...this.holder.querySelectorAll(".scb-chip input")];
+      return inputs.map((input) => input.value.slice(input.value.indexOf(":") + 1));
+    },
+    add(texts) {
+      const as = this.holder.closest(".scb-control").querySelector(`[name="${CSS.escape(`${this.key}.as`)}"]`);
+      const known = new Set(this.chips());
+      for (const text of texts) {
+        if (known.has(text)) continue;
+        known.add(text);
+        const chip = this.holder.querySelector("template").content.firstElementChild.cloneNode(true);
+        chip.querySelector("input").value = `${as ? as.value : "text"}:${text}`;
+        chip.querySelector("span").textContent = text;
+        chip.querySelector("button").setAttribute("aria-label", `Remove ${text}`);
+        this.holder.querySelector("template").before(chip);
+      }
+      this.input.value = "";
+      this.say(`${known.size} value${known.size === 1 ? "" : "s"}.`);
+      this.commit();
+      if (known.size > MANY) this.redraw(this.input);
+      else this.tell();
+    },
+
+    field: {
+      ":aria-expanded"() { return String(this.isOpen); },
+      ":aria-activedescendant"() { return this.active < 0 ? null : `${this.offers.id}_${this.active}`; },
+      "@focus"() { this.ask(""); },
+      "@builder:pick"() { this.ask(this.input.value.trim()); },
+      "@mousedown"() { if (!this.isOpen && document.activeElement === this.input) this.ask(""); },
+      "@input"() {
+        this.point(-1);
+        this.number();
+      },
+      "@input.debounce.120ms"() { if (document.activeElement === this.input) this.ask(this.input.value.trim()); },
+      "@change"() {
+        // Written to the end, though in other letters.
+        if (!("strict" in this.input.dataset) || this.key) return;
+        const written = this.input.value.trim().toLowerCase();
+        const meant = this.items.find((item) => item.dataset.value.toLowerCase() === written);
+        if (meant) this.set(meant);
+      },
+      "@blur"() {
+        if (this.key && this.input.value.trim()) this.add(split(this.input.value));
+        this.close();
+      },
+      "@paste"(event) {
+        const text = event.clipboardData.getData("text");
+        if (!this.key || !text.includes("\n")) return;
+        event.preventDefault();
+        this.add(split(text));
+      },
+      "@keydown"(event) {
+        const { key } = event;
+        const { items, input } = this;
+        const isChosen = this.isOpen && this.active >= 0;
+        if ((key === "ArrowDown" || key === "ArrowUp") && this.offers) {
+          event.preventDefault();
+          if (!this.isOpen || !items.length) return this.ask("");
+          const from = this.active < 0 && key === "ArrowUp" ? 0 : this.active;
+          this.point((from + (key === "ArrowDown" ? 1 : -1) + items.length) % items.length);
+        } else if (key === "Escape" && this.isOpen) {
+          event.preventDefault();
+          event.stopPropagation();
+          this.close();
+        } else if (key === "Enter") {
+          event.preventDefault();
+          const only = "strict" in input.dataset && this.isOpen && items.length === 1 && input.value.trim();
+          if (isChosen || only) return this.choose(items[isChosen ? this.active : 0]);
+          if (this.key) return this.add(split(input.value));
+          this.close();
+          input.dispatchEvent(new Event("change", { bubbles: true }));
+        } else if (key === "," && this.key && !input.value.startsWith('"')) {
+          event.preventDefault();
+          this.add(split(input.value));
+        } else if (key === "Backspace" && this.key && !input.value) {
+          const chips = this.holder.querySelectorAll(".scb-chip");
+          if (chips.length) chips[chips.length - 1].querySelector("button").click();
+        }
+      },
+      "@htmx:config-request"(event) { event.detail.parameters.q = this.wanted; },
+      "@htmx:after-request.stop"() {
+        const known = new Set(this.chips());
+        for (const item of this.items) if (known.has(item.dataset.value)) item.remove();
+        this.point(-1);
+        this.isOpen = this.items.length > 0 && document.activeElement === this.input;
+        place(this.offers, this.input);
+      },
+      // Offers are a help only: without them one types.
+      "@htmx:response-error.stop"() {},
+      "@htmx:send-error.stop"() {},
+    },
+    list: {
+      ":hidden"() { return !this.isOpen; },
+      "@mousedown.prevent"(event) {
+        const item = event.target.closest("[role=option]");
+        if (item) this.choose(item);
+      },
+    },
   });
 
-  // Typing
+  // Below what it belongs to, or above where there is no room.
+  function place(list, anchor) {
+    const { top, bottom } = anchor.getBoundingClientRect();
+    list.classList.toggle("scb-above", window.innerHeight - bottom < ROOM && top > ROOM);
+  }
 
-  document.addEventListener("change", (event) => {
-    const input = event.target;
-    const builder = input.closest && builderOf(input);
-    if (builder) {
-      if (input.hasAttribute("data-chips")) return;
-      if (input.hasAttribute("data-redraw")) redraw(builder, input);
-      else changed(builder);
-      return;
-    }
-    // The event whose values are offered was changed.
-    if (!input.name || !input.form) return;
-    for (const one of input.form.querySelectorAll("[data-event-from]")) {
-      if (one.dataset.eventFrom === input.name) change(one, { do: "show" });
-    }
+  /* A menu closes when one looks elsewhere ---------------------------------------- */
+
+  const ruleMenu = () => ({
+    menu: {
+      "@toggle"() { place(this.$root.lastElementChild, this.$root); },
+      "@click.outside"() { this.$root.open = false; },
+      "@keydown.escape"(event) {
+        if (!this.$root.open) return;
+        event.stopPropagation();
+        event.preventDefault();
+        this.$root.open = false;
+        this.$root.firstElementChild.focus();
+      },
+    },
   });
 
-  document.addEventListener("input", (event) => {
-    const builder = event.target.closest && builderOf(event.target);
-    if (builder && !event.target.hasAttribute("data-chips")) changed(builder);
-  });
+  const register = () => {
+    Alpine.data("ruleBuilder", ruleBuilder);
+    Alpine.data("rulePicker", rulePicker);
+    Alpine.data("ruleMenu", ruleMenu);
+  };
+  if (window.Alpine) register();
+  else document.addEventListener("alpine:init", register);
 
-  function redraw(builder, input) {
-    if (input.dataset.redraw === "show") {
-      change(builder, { do: "show" });
-    } else {
-      const at = input.name.slice(builder.dataset.builder.length + 1);
-      change(builder, { do: "changed", at: at });
-    }
-  }
+  /* What the preview says -------------------------------------------------------- */
 
-  function changed(builder) {
-    refresh(builder.dataset.builder, PAUSE);
-    builder.dispatchEvent(new CustomEvent("builder:changed", { bubbles: true }));
-  }
-
-  // The live preview: first what is quick, then what is exact.
-
-  const waiting = new Map();
-  const running = new Map();
-
-  function refresh(prefix, pause) {
-    clearTimeout(waiting.get(prefix));
-    waiting.set(
-      prefix,
-      setTimeout(() => preview(prefix, false), pause)
-    );
-  }
-
-  async function preview(prefix, exact) {
-    const builder = byPrefix(prefix);
-    const panel = document.querySelector(`[data-preview-for="${CSS.escape(prefix)}"]`);
-    if (!builder || !panel) return;
-    if (running.get(prefix)) running.get(prefix).abort();
-    const control = new AbortController();
-    running.set(prefix, control);
-    panel.setAttribute("aria-busy", "true");
-    try {
-      const response = await fetch(panel.dataset.url, {
-        method: "POST",
-        body: post(builder, { exact: exact ? "1" : "", look: panel.dataset.look || "" }),
-        credentials: "same-origin",
-        signal: control.signal,
-      });
-      if (!response.ok || response.redirected) throw new Error(String(response.status));
-      const html = await response.text();
-      if (running.get(prefix) !== control) return;
-      panel.innerHTML = html;
-      panel.removeAttribute("aria-busy");
-      mark(byPrefix(prefix), panel);
-      if (!exact && panel.querySelector("[data-count-exactly]")) preview(prefix, true);
-    } catch (error) {
-      if (error.name === "AbortError") return;
-      panel.removeAttribute("aria-busy");
-      panel.innerHTML =
-        '<p class="scb-wrong">The count could not be asked for. Check the connection, then change anything to try again.</p>';
-    }
-  }
+  // Parts of a slot ask again by themselves; that is theirs.
+  const slotOf = (event) => (event.detail.target?.matches?.("[data-preview-for]") ? event.detail.target : null);
 
   // Problems stand beside their fields, or at the nearest place above.
-  function mark(builder, panel) {
+  function mark(slot) {
+    const builder = document.querySelector(`[data-builder="${CSS.escape(slot.dataset.previewFor)}"]`);
     if (!builder) return;
-    const found = panel.querySelectorAll("[data-problem]");
     for (const list of builder.querySelectorAll("[data-problems]")) {
-      if (list.childElementCount) list.replaceChildren();
-      const input = list.parentElement.querySelector("[aria-invalid]");
-      if (input && list.parentElement.classList.contains("scb-control")) {
-        input.removeAttribute("aria-invalid");
-        list.parentElement.classList.remove("scb-bad");
-      }
+      if (!list.childElementCount) continue;
+      list.replaceChildren();
+      show(list, false);
     }
-    for (const problem of found) {
+    for (const problem of slot.querySelectorAll("[data-problem]")) {
       let name = problem.dataset.problem;
       let list = null;
       while (name && !list) {
@@ -279,270 +424,45 @@
         if (!list) name = name.slice(0, Math.max(0, name.lastIndexOf(".")));
       }
       if (!list) continue;
+      // What is still being written is not wrong yet.
+      const focused = document.activeElement;
+      const isBeingWritten = list.parentElement.contains(focused) && focused !== document.body;
+      if (isBeingWritten && focused.getAttribute("aria-expanded") === "true") continue;
+      const isSoft = "soft" in problem.dataset || isBeingWritten;
       const item = document.createElement("li");
       item.textContent = problem.textContent;
-      // A name that is still being typed is not wrong yet.
-      const isTyping = document.activeElement.name === name;
-      const soft = problem.hasAttribute("data-soft") || isTyping;
-      if (isTyping && open) continue;
-      item.className = soft ? "scb-soft" : "";
+      item.className = isSoft ? "scb-soft" : "";
       list.append(item);
-      const control = list.parentElement;
-      if (!soft && control.classList.contains("scb-control")) {
-        control.classList.add("scb-bad");
-        const input = control.querySelector(".scb-input:not(.scb-meaning)");
-        if (input) input.setAttribute("aria-invalid", "true");
-      }
+      if (!isSoft) show(list, true);
     }
   }
 
-  // Chips: the values of a list
-
-  function split(text) {
-    text = text.trim();
-    if (text.length > 2 && /^"[^"]*"$/.test(text)) return [text.slice(1, -1)];
-    return text.split(/[,;\n\t]/).map((part) => part.trim()).filter(Boolean);
+  function show(list, isBad) {
+    const control = list.closest(".scb-control");
+    if (control !== list.parentElement) return;
+    control.classList.toggle("scb-bad", isBad);
+    const input = control.querySelector(".scb-input:not(.scb-meaning)");
+    if (isBad) input?.setAttribute("aria-invalid", "true");
+    else input?.removeAttribute("aria-invalid");
   }
 
-  function addChips(input, whole) {
-    const text = input.value.trim();
-    if (!text) return false;
-    const list = input.closest(".scb-list");
-    const key = input.name.replace(/\.new$/, "");
-    const as = input
-      .closest(".scb-control")
-      .querySelector(`[name="${CSS.escape(key + ".as")}"]`);
-    const meaning = as ? as.value : "text";
-    const known = new Set(
-      [...list.querySelectorAll(".scb-chip input")].map((chip) => chip.value)
-    );
-    for (const part of whole ? [text] : split(text)) {
-      const item = `${meaning}:${part}`;
-      if (known.has(item)) continue;
-      known.add(item);
-      const chip = document.createElement("span");
-      chip.className = "scb-chip";
-      const hidden = document.createElement("input");
-      hidden.type = "hidden";
-      hidden.name = key;
-      hidden.value = item;
-      const words = document.createElement("span");
-      words.textContent = part;
-      const button = document.createElement("button");
-      button.type = "button";
-      button.setAttribute("data-unchip", "");
-      button.setAttribute("aria-label", `Remove ${part}`);
-      button.textContent = "×";
-      chip.append(hidden, words, button);
-      list.insertBefore(chip, list.querySelector("textarea") || input);
-    }
-    input.value = "";
-    input.placeholder = "Add another";
-    const builder = builderOf(input);
-    say(builder, `${list.querySelectorAll(".scb-chip").length} values.`);
-    changed(builder);
-    return true;
-  }
-
-  // Pickers: a text field with offers below it (ARIA combobox)
-
-  let open = null;
-  let isSettling = false;
-
-  class Picker {
-    constructor(input) {
-      if (open) open.close();
-      open = this;
-      this.input = input;
-      this.active = -1;
-      this.list = document.createElement("ul");
-      this.list.className = "scb-offers";
-      this.list.id = `${input.id}_offers`;
-      this.list.hidden = true;
-      this.list.setAttribute("role", "listbox");
-      this.list.setAttribute("aria-label", "Offered");
-      input.closest(".scb-control").append(this.list);
-      this.ask(false);
-    }
-
-    async ask(isTyped) {
-      const builder = builderOf(this.input);
-      if (!builder) return this.close();
-      const query = new URLSearchParams(this.input.dataset.offers);
-      query.set("q", isTyped || this.input.hasAttribute("data-chips") ? this.input.value.trim() : "");
-      if (this.control) this.control.abort();
-      this.control = new AbortController();
-      try {
-        const response = await fetch(`${builder.dataset.offers}?${query}`, {
-          credentials: "same-origin",
-          signal: this.control.signal,
-        });
-        if (!response.ok) return;
-        this.show((await response.json()).offers);
-      } catch (error) {
-        /* Offers are a help only: without them one types. */
-      }
-    }
-
-    show(offers) {
-      if (open !== this) return;
-      this.forget();
-      this.list.replaceChildren(
-        ...offers.map((offer, i) => {
-          const item = document.createElement("li");
-          item.id = `${this.list.id}_${i}`;
-          item.setAttribute("role", "option");
-          item.dataset.value = offer.value;
-          const title = document.createElement("span");
-          title.className = "scb-offer";
-          title.textContent = offer.title ? `${offer.title} ` : offer.value;
-          if (offer.title && offer.title !== offer.value) {
-            const code = document.createElement("code");
-            code.textContent = offer.value;
-            title.append(code);
-          }
-          item.append(title);
-          if (offer.note) {
-            const note = document.createElement("small");
-            note.textContent = offer.note;
-            item.append(note);
-          }
-          item.setAttribute("aria-selected", String(offer.value === this.input.value));
-          return item;
-        })
-      );
-      const isOpen = offers.length > 0;
-      this.list.hidden = !isOpen;
-      this.input.setAttribute("aria-expanded", String(isOpen));
-    }
-
-    move(step) {
-      const items = [...this.list.children];
-      if (!items.length) return this.ask(false);
-      if (this.active >= 0) items[this.active].classList.remove("scb-active");
-      this.active = (this.active + step + items.length + (this.active < 0 && step < 0 ? 1 : 0)) % items.length;
-      const item = items[this.active];
-      item.classList.add("scb-active");
-      item.scrollIntoView({ block: "nearest" });
-      this.input.setAttribute("aria-activedescendant", item.id);
-    }
-
-    choose(item) {
-      const input = this.input;
-      input.value = item.dataset.value;
-      if (input.hasAttribute("data-chips")) {
-        this.forget();
-        addChips(input, true);
-        this.ask(true);
-        return;
-      }
-      this.close();
-      input.dispatchEvent(new Event("change", { bubbles: true }));
-    }
-
-    forget() {
-      const item = this.list.children[this.active];
-      if (item) item.classList.remove("scb-active");
-      this.active = -1;
-      this.input.removeAttribute("aria-activedescendant");
-    }
-
-    close() {
-      if (this.control) this.control.abort();
-      clearTimeout(this.timer);
-      this.list.remove();
-      this.input.setAttribute("aria-expanded", "false");
-      this.input.removeAttribute("aria-activedescendant");
-      if (open === this) open = null;
-    }
-  }
-
-  const isPicker = (element) =>
-    element.matches && element.matches("[data-builder] input[data-offers]");
-
-  function openAt(input) {
-    if (!open || open.input !== input) new Picker(input);
-  }
-
-  document.addEventListener("focusin", (event) => {
-    if (isSettling) return;
-    if (isPicker(event.target)) openAt(event.target);
-    else if (open && !open.list.contains(event.target)) open.close();
+  document.addEventListener("htmx:afterRequest", (event) => {
+    const slot = slotOf(event);
+    if (slot && event.detail.successful) mark(slot);
   });
-  document.addEventListener("focusout", (event) => {
-    const input = event.target;
-    if (input.matches && input.matches("[data-chips]")) addChips(input, false);
-    if (open && open.input === input) open.close();
-  });
-  document.addEventListener("mousedown", (event) => {
-    if (!open) {
-      if (isPicker(event.target) && document.activeElement === event.target) {
-        openAt(event.target);
-      }
-      return;
-    }
-    const item = event.target.closest("[role=option]");
-    if (item && open.list.contains(item)) {
-      event.preventDefault();
-      open.choose(item);
-    }
-  });
-  document.addEventListener("input", (event) => {
-    if (!isPicker(event.target)) return;
-    openAt(event.target);
-    clearTimeout(open.timer);
-    const picker = open;
-    // What was pointed at is not meant by what is typed after it.
-    picker.forget();
-    picker.timer = setTimeout(() => picker.ask(true), 120);
-  });
-  document.addEventListener("keydown", (event) => {
-    const input = event.target;
-    if (!input.matches || !input.matches("[data-builder] input")) return;
-    const isOpen = open && open.input === input && !open.list.hidden;
-    if (isPicker(input) && (event.key === "ArrowDown" || event.key === "ArrowUp")) {
-      event.preventDefault();
-      openAt(input);
-      open.move(event.key === "ArrowDown" ? 1 : -1);
-    } else if (event.key === "Escape" && isOpen) {
-      event.preventDefault();
-      event.stopPropagation();
-      open.close();
-    } else if (event.key === "Enter") {
-      // Enter never sends the form from within the builder: it confirms a value.
-      event.preventDefault();
-      if (isOpen && open.active >= 0) open.choose(open.list.children[open.active]);
-      else if (input.hasAttribute("data-chips")) addChips(input, false);
-      else if (isOpen) {
-        open.close();
-        input.dispatchEvent(new Event("change", { bubbles: true }));
-      } else input.dispatchEvent(new Event("change", { bubbles: true }));
-    } else if (event.key === "," && input.hasAttribute("data-chips") && !input.value.startsWith('"')) {
-      event.preventDefault();
-      addChips(input, false);
-    } else if (event.key === "Backspace" && input.hasAttribute("data-chips") && !input.value) {
-      const chips = input.closest(".scb-list").querySelectorAll(".scb-chip");
-      if (chips.length) {
-        chips[chips.length - 1].remove();
-        changed(builderOf(input));
-      }
-    }
-  });
-
-  // Builders that are there, and those that come later.
-
-  const seen = new WeakSet();
-  function greet() {
-    for (const panel of document.querySelectorAll("[data-preview-for]")) {
-      if (seen.has(panel)) continue;
-      seen.add(panel);
-      refresh(panel.dataset.previewFor, 0);
-    }
+  for (const failure of ["htmx:responseError", "htmx:sendError"]) {
+    document.addEventListener(failure, (event) => {
+      const slot = slotOf(event);
+      if (!slot) return;
+      slot.innerHTML = '<p class="scb-wrong" role="alert"></p>';
+      slot.firstChild.textContent = NO_COUNT;
+    });
   }
-  function start() {
-    greet();
-    new MutationObserver(greet).observe(document.body, { childList: true, subtree: true });
-  }
-  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
-  else start();
+  // Another page than was asked for: one has been logged out.
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    const { target, xhr, pathInfo } = event.detail;
+    if (!target.closest?.("[data-builder], [data-preview-for]") || !xhr.responseURL) return;
+    const asked = new URL(pathInfo.requestPath, window.location.href).pathname;
+    if (new URL(xhr.responseURL).pathname !== asked) Object.assign(event.detail, { shouldSwap: false, isError: true });
+  }, true);
 })();

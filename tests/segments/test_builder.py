@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from django import forms
 from django.http import QueryDict
+from django.utils import timezone
 
 from customers.models import Attribute
-from events.models import EventField, EventType, Kind
-from segments import builder, drafts, rules
+from events.models import EventField, EventType, Kind, Source
+from segments import builder, drafts, offers, rules
 from segments.builder import Options, RuleField, WhereField
 from segments.models import Segment
 from tests import make
@@ -483,78 +485,6 @@ def test_the_depth_and_the_names_of_a_form_cannot_be_abused():
     assert builder.check(draft, "rule", Options()).problems
 
 
-# The live preview
-
-
-def live(data: QueryDict, **more: str) -> dict:
-    from django.utils import timezone
-
-    asked = data.copy()
-    asked.update({"prefix": "rule", **more})
-    return builder.live(asked, now=timezone.now())
-
-
-def test_the_preview_of_a_finished_rule_has_sentence_count_and_customers():
-    anna = make.customer("C-anna", city="Paris")
-    make.customer(city="Rome")
-    rule = {"attribute": "city", "op": "=", "value": "Paris"}
-
-    shown = live(sent(SegmentForm(initial={"rule": rule})))
-
-    assert shown["sentence"] == "City is “Paris”"
-    assert (shown["found"].count, shown["share"]) == (1, "50\xa0%")
-    assert shown["customers"] == [anna]
-
-
-def test_an_unfinished_rule_is_not_counted():
-    make.customer(city="Paris")
-    rule = {"attribute": "city", "op": "=", "value": "Paris"}
-    data = press(sent(SegmentForm(initial={"rule": rule})), "add", what="event")
-
-    shown = live(data)
-
-    assert "found" not in shown
-    assert [problem.name for problem in shown["problems"]] == ["rule.1.event"]
-    assert shown["is_unfinished"]
-
-
-def test_a_rule_with_event_values_is_tried_with_a_recent_event():
-    anna = make.customer("C-anna")
-    make.event(anna, "Product viewed", product_id=77)
-    make.system_event("Product in stock", product_id=77)
-    rule = {
-        "event": "Product viewed",
-        "where": [{"field": "product_id", "op": "=", "value": "$product_id"}],
-    }
-    data = sent(FilterForm(initial={"rule": rule}), trigger="Product in stock")
-
-    shown = live(data)
-    none = live(data, trigger="Never seen")
-
-    assert shown["found"].count == 1
-    assert shown["used"] == [("product_id", 77)]
-    assert "found" not in none
-    assert none["needs"] == ["product_id"]
-
-
-def test_a_rule_too_dear_keeps_its_estimate_and_says_why(monkeypatch):
-    make.customer(city="Paris")
-    really = builder.preview.preview
-
-    def preview(rule, *, exact, **more):
-        if exact:
-            raise builder.preview.TooDear("Counting takes longer than 10 seconds.")
-        return really(rule, exact=exact, **more)
-
-    monkeypatch.setattr(builder.preview, "preview", preview)
-    rule = {"attribute": "city", "op": "=", "value": "Paris"}
-
-    shown = live(sent(SegmentForm(initial={"rule": rule})), exact="1")
-
-    assert shown["found"].count == 1
-    assert shown["error"] == "Counting takes longer than 10 seconds."
-
-
 def test_the_rule_that_is_cleaned_is_the_rule_of_the_language():
     form = SegmentForm(sent(SegmentForm(initial={"rule": HEADLINE})))
     assert form.is_valid()
@@ -567,7 +497,7 @@ def test_the_rule_that_is_cleaned_is_the_rule_of_the_language():
 def test_system_events_are_not_offered_for_segments():
     make.event_type("Product in stock", Kind.SYSTEM)
 
-    names = [offer.value for offer in builder.offers.event_names("")]
+    names = [offer.value for offer in offers.event_names("")]
 
     assert names == ["Order paid", "Product viewed"]
 
@@ -583,10 +513,288 @@ def test_without_an_input_for_it_the_event_stays_the_one_that_was_set():
     assert html.count("of=field&amp;event=Product+viewed") == 2
 
 
-def test_before_anything_is_asked_the_preview_neither_counts_nor_complains():
-    make.customer()
+# The whole language by clicking
 
-    shown = live(sent(SegmentForm()))
 
-    assert shown["is_empty"]
-    assert not {"found", "problems"} & shown.keys()
+def test_an_event_is_chosen_by_source_and_by_another_event_beside_it():
+    data = press(sent(SegmentForm()), "add", what="event")
+    data["rule.0.event"] = "Product viewed"
+    data = press(data, "add", "0", "source")
+    data["rule.0.source.new"] = "Shop, Till"
+    data = press(data, "add", "0", "without")
+    data["rule.0.without.event"] = "Order paid"
+    data["rule.0.without.same.new"] = "product_id"
+    data["rule.0.without.order"] = "after"
+    data = press(data, "add", "0.without", "where")
+    data["rule.0.without.where.0.field"] = "amount"
+    data["rule.0.without.where.0.op"] = "is set"
+    without = {
+        "event": "Order paid",
+        "where": [{"field": "amount", "op": "is set"}],
+        "same": ["product_id"],
+        "order": "after",
+    }
+
+    rule = written(data)
+
+    assert rule["all"] == [
+        {"event": "Product viewed", "source": ["Shop", "Till"], "without": without}
+    ]
+    assert "without" not in written(press(data, "remove", "0.without"))["all"][0]
+    assert "source" not in written(press(data, "remove", "0", "source"))["all"][0]
+
+
+def written(data: QueryDict) -> Any:
+    """The JSON of the draft in a form, with no look at what exists."""
+    found = drafts.write(drafts.read(data, "rule"), "rule")
+    assert found.problems == []
+    return rules.to_json(rules.parse(found.data))
+
+
+def test_a_period_since_another_event_begins_with_the_one_spoken_of_before():
+    data = sent(SegmentForm(initial={"rule": HEADLINE}), **{"rule.1.period": "since"})
+
+    asked = rule_in(press(data, "changed", "1.period"))
+
+    viewed = {"event": "Product viewed", "where": HEADLINE["all"][0]["where"]}
+    assert asked["all"][1]["period"] == {"since": viewed}
+
+
+def test_the_other_event_of_a_period_is_kept_while_another_period_is_tried():
+    since = {"event": "Product viewed", "where": [{"field": "name", "op": "is set"}]}
+    rule = {"event": "Order paid", "period": {"since": since}}
+    data = sent(SegmentForm(initial={"rule": rule}), **{"rule.0.period": "any"})
+
+    data = press(data, "changed", "0.period")
+
+    assert "period" not in rule_in(data)["all"][0]
+    data["rule.0.period"] = "since"
+    assert rule_in(press(data, "changed", "0.period"))["all"][0] == rule
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (
+            {"period": "this", "calendar": "week"},
+            {"event": "Order paid", "period": {"this": "week"}},
+        ),
+        (
+            {"period": "previous", "calendar": "quarter"},
+            {"event": "Order paid", "period": {"previous": "quarter"}},
+        ),
+        (
+            {"period": "times", "from": "2026-10-01T09:00"},
+            {"event": "Order paid", "period": {"from": "2026-10-01T09:00:00+00:00"}},
+        ),
+        (
+            {"ask": "first after", "first.low": "2026-10-01"},
+            {"event": "Order paid", "first": {"op": "after", "value": "2026-10-01"}},
+        ),
+        (
+            {"ask": "date before", "date.low": "2026-10-01T09:30"},
+            {
+                "event": "Order paid",
+                "last": {"op": "before", "value": "2026-10-01T09:30:00+00:00"},
+            },
+        ),
+        (
+            {"ask": "firstdays between", "firstdays.low": "1", "firstdays.high": "9"},
+            {
+                "event": "Order paid",
+                "days_since_first": {"op": "between", "value": [1, 9]},
+            },
+        ),
+    ],
+)
+def test_periods_and_questions_are_built(values, expected, settings):
+    settings.TIME_ZONE = "UTC"
+    data = press(sent(SegmentForm()), "add", what="event")
+    data["rule.0.event"] = "Order paid"
+    for name, text in values.items():
+        data[f"rule.0.{name}"] = text
+
+    assert rule_in(data) == {"all": [expected]}
+
+
+def test_a_time_is_of_the_projects_zone(settings):
+    settings.TIME_ZONE = "Europe/Berlin"
+    rule = {"attribute": "registered_at", "op": "after"}
+    summer = {**rule, "value": "2026-07-01T09:00:00+02:00"}
+    elsewhere = {**rule, "value": "2026-07-01T09:00:00-05:00"}
+
+    data = sent(SegmentForm(initial={"rule": {"all": [summer, elsewhere]}}))
+
+    assert data["rule.0.low"] == "2026-07-01T09:00"
+    assert data["rule.1.low"] == "2026-07-01T09:00:00-05:00", "no field could hold it"
+    assert rule_in(data) == {"all": [summer, elsewhere]}
+    data["rule.0.low.as"] = "date"
+    as_day = rule_in(press(data, "changed", "0.low.as"))
+    assert as_day["all"][0]["value"] == "2026-07-01"
+
+
+def test_messages_consents_and_reach_are_asked_for():
+    data = sent(SegmentForm())
+    for what in ("message", "consent", "consent"):
+        data = press(data, "add", what=what)
+    data["rule.0.stage"] = "clicked"
+    data["rule.0.channel"] = "email"
+    data["rule.0.ask"] = "never"
+    data["rule.0.period"] = "last"
+    data["rule.0.last"] = "90"
+    data["rule.1.answer"] = "unanswered"
+    data["rule.1.channel"] = "sms"
+    data["rule.2.answer"] = "unreachable"
+
+    assert rule_in(data) == {
+        "all": [
+            {
+                "message": "clicked",
+                "channel": "email",
+                "period": {"last": 90, "unit": "days"},
+                "count": {"op": "=", "value": 0},
+            },
+            {"consent": "sms", "is": "unanswered"},
+            {"not": {"reachable": "email"}},
+        ]
+    }
+
+
+def test_campaigns_and_segments_are_shown_by_name_and_kept_by_number():
+    campaign = make.campaign(make.sms("Hello"))
+    segment = Segment.objects.create(name="Lookers", rule=HEADLINE)
+    rule = {
+        "all": [
+            {"message": "sent", "campaign": campaign.pk},
+            {"segment": segment.pk},
+        ]
+    }
+
+    data = sent(SegmentForm(initial={"rule": rule}))
+
+    assert data["rule.0.campaign.text"] == campaign.name
+    assert data["rule.1.segment.text"] == "Lookers"
+    assert rule_in(data) == rule
+
+
+def test_a_name_typed_to_the_end_is_a_choice_and_half_a_name_is_none():
+    segment = Segment.objects.create(name="Lookers", rule=HEADLINE)
+    data = press(sent(SegmentForm()), "add", what="segment")
+
+    data["rule.0.segment.text"] = "lookers"
+    typed = press(data, "changed", "0.segment.text")
+    data["rule.0.segment.text"] = "look"
+    half = press(data, "changed", "0.segment.text")
+
+    assert rule_in(typed) == {"all": [{"segment": segment.pk}]}
+    assert half["rule.0.segment.text"] == "look"
+    form = SegmentForm(half)
+    assert not form.is_valid()
+    assert "Choose one of the segments offered." in str(form["rule"])
+
+
+def test_a_condition_becomes_its_opposite_and_back():
+    segment = Segment.objects.create(name="Lookers", rule=HEADLINE)
+    parts = [
+        {"attribute": "city", "op": "is set"},
+        {"segment": segment.pk},
+        {"reachable": "email"},
+    ]
+    once = twice = sent(SegmentForm(initial={"rule": {"all": parts}}))
+    for path in ("0", "1", "2"):
+        once = press(once, "negate", path)
+    for path in ("0", "1", "2") * 2:
+        twice = press(twice, "negate", path)
+
+    assert rule_in(once) == {"all": [{"not": part} for part in parts]}
+    assert rule_in(twice) == {"all": parts}
+
+
+def test_a_comparison_that_does_not_fit_gives_way_to_one_that_does():
+    Attribute.objects.create(code="tags", label="Tags", type="list")
+    rule = {"attribute": "city", "op": "=", "value": "Paris"}
+    data = sent(SegmentForm(initial={"rule": rule}), **{"rule.0.attribute": "tags"})
+
+    data = press(data, "changed", "0.attribute")
+
+    assert rule_in(data)["all"][0] == {
+        "attribute": "tags",
+        "op": "includes",
+        "value": "Paris",
+    }
+
+
+def test_one_value_becomes_the_first_of_a_list_and_back():
+    rule = {"attribute": "city", "op": "=", "value": "Paris"}
+    data = sent(SegmentForm(initial={"rule": rule}), **{"rule.0.op": "in"})
+
+    data = press(data, "changed", "0.op")
+
+    assert rule_in(data)["all"][0]["value"] == ["Paris"]
+    data["rule.0.op"] = "="
+    assert rule_in(press(data, "changed", "0.op"))["all"][0] == rule
+
+
+# Dragging and undo
+
+
+def test_a_part_is_put_where_it_was_dropped():
+    one, two, three = (
+        {"attribute": "city", "op": "=", "value": v} for v in ("1", "2", "3")
+    )
+    data = sent(SegmentForm(initial={"rule": {"all": [one, {"any": [two, three]}]}}))
+
+    def dropped(path, place):
+        return rule_in(press(data, "move", path, place))
+
+    assert dropped("0", "1:1") == {"all": [{"any": [two, one, three]}]}
+    assert dropped("1.1", ":0") == {"all": [three, one, {"any": [two]}]}
+    assert dropped("1.0", "1:1") == {"all": [one, {"any": [three, two]}]}
+    assert dropped("1", ":0") == {"all": [{"any": [two, three]}, one]}
+
+
+@pytest.mark.parametrize(
+    ("path", "place"), [("1", "1:0"), ("0", "0:0"), ("", ":0"), ("0", "1:x"), ("9", "")]
+)
+def test_no_group_is_dropped_into_itself_and_nothing_elsewhere(path, place):
+    city = {"attribute": "city", "op": "is set"}
+    data = sent(SegmentForm(initial={"rule": {"all": [city, {"any": [city]}]}}))
+
+    with pytest.raises(KeyError):
+        press(data, "move", path, place)
+
+
+def test_undo_shows_a_state_that_was():
+    before = sent(SegmentForm(initial={"rule": HEADLINE}))
+    after = press(before, "remove", "0")
+    after["state"] = before.urlencode()
+
+    assert rule_in(press(after, "show")) == HEADLINE
+
+
+# Offers
+
+
+def test_segments_are_offered_with_what_is_known_of_them():
+    Segment.objects.create(name="Bag lovers", rule=HEADLINE, count=1200)
+    Segment.objects.create(name="Bags, by hand", kind="static", count=1)
+    Segment.objects.create(name="Bags of old", rule={}, archived_at=timezone.now())
+
+    found = [(one.value, one.note) for one in offers.segments("bag")]
+
+    assert found == [
+        ("Bag lovers", "A rule, 1,200 customers"),
+        ("Bags, by hand", "A list, 1 customer"),
+    ]
+
+
+def test_sources_and_campaigns_are_offered_by_name():
+    Source.objects.create(name="Web shop")
+    Source.objects.create(name="Till")
+    campaign = make.campaign(make.sms("Hello"))
+
+    assert [one.value for one in offers.sources("shop")] == ["Web shop"]
+    assert [one.key for one in offers.campaigns(campaign.name[:4])] == [
+        str(campaign.pk)
+    ]
+    assert offers.campaigns("nothing so called") == []

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
 from django.utils import timezone
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from segments.models import Segment
 from tests import make
@@ -26,9 +27,12 @@ def builder(page: Page) -> Page:
     for customer in (anna, bert, rome):
         for day in range(3):
             make.event(
-                customer, "Product viewed", at=now - timedelta(days=day), name="Bag"
+                customer,
+                "Product viewed",
+                at=now - timedelta(days=day, hours=1),
+                name="Bag",
             )
-    make.event(bert, "Order paid", at=now - timedelta(hours=1), amount=10)
+    make.event(bert, "Order paid", at=now - timedelta(minutes=1), amount=10)
 
     page.goto("/admin/login/?next=/admin/segments/segment/add/")
     page.get_by_label("Username").fill("anna")
@@ -45,63 +49,289 @@ def condition(page: Page, number: int) -> Locator:
 def pick(place: Locator, label: str, typed: str, offer: str) -> None:
     place.get_by_role("combobox", name=label, exact=True).fill(typed)
     place.get_by_role("option", name=offer).click()
+    settle(place.page)
+
+
+def settle(page: Page) -> None:
+    """The server has answered to the last change."""
+    expect(page.locator(".scb.htmx-request")).to_have_count(0)
+
+
+def add(page: Page, what: str, *, to: str = ".scb-root > .scb-add") -> None:
+    page.locator(to).get_by_role("button", name=what, exact=True).click()
+
+
+def saved(page: Page) -> Any:
+    """The rule of the only segment, once the page says that it is saved."""
+    page.get_by_role("button", name="Save", exact=True).click()
+    expect(page.get_by_text("was added successfully")).to_be_visible()
+    return Segment.objects.get().rule
 
 
 def test_a_marketer_builds_the_headline_segment_by_clicking(builder: Page):
     builder.get_by_label("Name*").fill("Bag lovers")
-    add = builder.locator(".scb-add")
 
-    add.get_by_role("button", name="Event").click()
+    add(builder, "Event")
     bags = condition(builder, 0)
     pick(bags, "Event", "view", "Product viewed")
     bags.get_by_label("Value").fill("3")
     bags.get_by_label("Period").select_option("in the last")
     bags.get_by_label("How many", exact=True).fill("30")
-    bags.get_by_role("button", name="Add a condition on its context").click()
+    bags.get_by_role("button", name="Add a detail").click()
     line = bags.locator(".scb-line")
     pick(line, "Field", "na", "name")
     pick(line, "Value", "", "Bag")
 
-    add.get_by_role("button", name="Event").click()
+    add(builder, "Event")
     paid = condition(builder, 1)
     pick(paid, "Event", "paid", "Order paid")
     paid.get_by_label("What to ask").select_option("never")
-    paid.get_by_label("Period").select_option("in the last")
-    paid.get_by_label("How many", exact=True).fill("30")
+    # Since what was spoken of just before, which is offered so.
+    paid.get_by_label("Period").select_option("since another event")
+    since = paid.get_by_role("group", name="Event that the period begins with")
+    expect(since.get_by_role("combobox", name="Event")).to_have_value("Product viewed")
+    expect(since.get_by_role("combobox", name="Value")).to_have_value("Bag")
 
-    add.get_by_role("button", name="Attribute").click()
+    add(builder, "Attribute")
     city = condition(builder, 2)
     city.get_by_label("Attribute").select_option("City")
     city.get_by_label("Comparison").select_option("is one of")
     pick(city, "Values", "Par", "Paris")
-    city.get_by_label("Values").fill("Berlin")
-    city.get_by_label("Values").press("Enter")
+    city.get_by_role("combobox", name="Values").fill("Berlin")
+    city.get_by_role("combobox", name="Values").press("Enter")
 
     aside = builder.get_by_role("complementary", name="Who meets the rule")
     expect(aside.locator(".scb-count")).to_contain_text("1 customer")
     expect(aside.get_by_role("link", name="Anna")).to_be_visible()
-    expect(aside).to_contain_text("city is one of “Paris”, “Berlin”.")
-    builder.get_by_role("button", name="Save", exact=True).click()
-
-    expect(builder.get_by_text("was added successfully")).to_be_visible()
-    segment = Segment.objects.get()
-    assert segment.name == "Bag lovers"
-    assert segment.rule == {
+    bag = [{"field": "name", "op": "=", "value": "Bag"}]
+    assert saved(builder) == {
         "all": [
             {
                 "event": "Product viewed",
-                "where": [{"field": "name", "op": "=", "value": "Bag"}],
+                "where": bag,
                 "period": {"last": 30, "unit": "days"},
                 "count": {"op": ">=", "value": 3},
             },
             {
                 "event": "Order paid",
-                "period": {"last": 30, "unit": "days"},
+                "period": {"since": {"event": "Product viewed", "where": bag}},
                 "count": {"op": "=", "value": 0},
             },
             {"attribute": "city", "op": "in", "value": ["Paris", "Berlin"]},
         ]
     }
+
+
+def test_every_kind_of_condition_is_built_by_clicking(builder: Page):
+    other = Segment.objects.create(name="Lookers", kind="static")
+    campaign = make.campaign(make.sms("Hello"))
+    campaign.name = "Spring sale"
+    campaign.save()
+    builder.get_by_label("Name*").fill("All kinds")
+
+    add(builder, "Message")
+    message = condition(builder, 0)
+    message.get_by_label("How far the message came").select_option("opened")
+    pick(message, "Campaign", "spring", "Spring sale")
+    message.get_by_label("Channel").select_option("by SMS")
+    message.get_by_label("What to ask").select_option("last one at least … days ago")
+    settle(builder)
+    message.get_by_label("Value").fill("7")
+    message.get_by_label("Period").select_option("the previous")
+    message.get_by_label("Unit").select_option("quarter")
+
+    add(builder, "Consent")
+    consent = condition(builder, 1)
+    consent.get_by_label("What is asked").select_option("cannot be reached")
+    settle(builder)
+    consent.get_by_label("Channel").select_option("push")
+
+    add(builder, "Segment")
+    pick(condition(builder, 2), "Segment", "look", "Lookers")
+    condition(builder, 2).get_by_label("In or not in").select_option("is not in")
+
+    add(builder, "Event")
+    viewed = condition(builder, 3)
+    pick(viewed, "Event", "view", "Product viewed")
+    viewed.locator("summary", has_text="More").last.click()
+    viewed.get_by_role("button", name="Only from some sources").click()
+    pick(viewed, "Sources", "", "shop")
+    viewed.locator("summary", has_text="More").last.click()
+    viewed.get_by_role("button", name="Without another event").click()
+    paid = viewed.get_by_role("group", name="Another event that must not be there")
+    pick(paid, "Event", "paid", "Order paid")
+    pick(paid, "Fields that both events share", "", "amount")
+    paid.get_by_label("When").select_option("after it")
+
+    made = saved_beside(builder, other)
+    assert made == {
+        "all": [
+            {
+                "message": "opened",
+                "campaign": campaign.pk,
+                "channel": "sms",
+                "period": {"previous": "quarter"},
+                "days_since_last": {"op": ">=", "value": 7},
+            },
+            {"not": {"reachable": "push"}},
+            {"not": {"segment": other.pk}},
+            {
+                "event": "Product viewed",
+                "source": "shop",
+                "without": {
+                    "event": "Order paid",
+                    "same": ["amount"],
+                    "order": "after",
+                },
+            },
+        ]
+    }
+
+
+def saved_beside(page: Page, other: Segment) -> Any:
+    page.get_by_role("button", name="Save", exact=True).click()
+    expect(page.get_by_text("was added successfully")).to_be_visible()
+    return Segment.objects.exclude(pk=other.pk).get().rule
+
+
+def two_cities(page: Page) -> None:
+    """Two conditions, on Paris and on Rome, and an empty group below them."""
+    for number, city in enumerate(("Paris", "Rome")):
+        add(page, "Attribute")
+        place = condition(page, number)
+        place.get_by_label("Attribute").select_option("City")
+        place.get_by_role("combobox", name="Value", exact=True).fill(city)
+    add(page, "Group")
+    expect(condition(page, 2)).to_be_visible()
+
+
+def value_at(page: Page, path: str) -> Locator:
+    return page.locator(f'[name="rule.{path}.low"]')
+
+
+PLACES = ".scb-root > .scb-drop > .scb-parts"
+
+
+def drag(page: Page, path: str, onto: Locator, lands: str) -> None:
+    """Drag a part by its handle onto another place, until it would land there."""
+    handle = page.locator(f'[data-handle="{path}"]').bounding_box()
+    assert handle
+    page.mouse.move(handle["x"] + 8, handle["y"] + 15)
+    page.mouse.down()
+    page.mouse.move(handle["x"] + 12, handle["y"] + 22, steps=3)
+    # What is dragged over makes room: one follows it.
+    for i in range(100):
+        if i and page.locator(f"{lands}.sortable-ghost").count():
+            break
+        place = onto.bounding_box()
+        assert place
+        page.mouse.move(place["x"] + 60, place["y"] + 12 - i % 5, steps=4)
+    page.mouse.up()
+
+
+def test_conditions_are_dragged_into_groups_and_out_of_them(builder: Page):
+    two_cities(builder)
+
+    group = ".scb-group .scb-group .scb-parts"
+    drag(builder, "0", builder.locator(group), f"{group} > *")
+    expect(value_at(builder, "1.0")).to_have_value("Paris")
+    expect(value_at(builder, "0")).to_have_value("Rome")
+
+    drag(builder, "1.0", condition(builder, 0), f"{PLACES} > :first-child")
+    expect(value_at(builder, "0")).to_have_value("Paris")
+    expect(value_at(builder, "1")).to_have_value("Rome")
+
+    builder.get_by_role("button", name="Undo").click()
+    expect(value_at(builder, "1.0")).to_have_value("Paris")
+
+
+def test_conditions_are_moved_by_the_keyboard_and_keep_the_focus(builder: Page):
+    two_cities(builder)
+    builder.locator('[data-handle="0"]').focus()
+
+    builder.keyboard.press("ArrowDown")
+    expect(value_at(builder, "1")).to_have_value("Paris")
+    expect(builder.locator('[data-handle="1"]')).to_be_focused()
+    builder.keyboard.press("ArrowDown")
+    expect(value_at(builder, "1.0")).to_have_value("Paris")
+    expect(builder.locator('[data-handle="1.0"]')).to_be_focused()
+    expect(builder.locator(".scb-status")).to_have_text("Moved down.")
+
+    builder.keyboard.press("Control+z")
+    expect(value_at(builder, "1")).to_have_value("Paris")
+    expect(builder.locator(".scb-status")).to_have_text("Undone.")
+
+
+def test_changes_are_undone_and_done_again(builder: Page):
+    two_cities(builder)
+    undo = builder.get_by_role("button", name="Undo")
+    redo = builder.get_by_role("button", name="Redo")
+    value_at(builder, "1").fill("Berlin")
+    value_at(builder, "1").press("Tab")
+
+    undo.click()
+    expect(value_at(builder, "1")).to_have_value("Rome")
+    undo.click()
+    expect(condition(builder, 2)).to_have_count(0)
+    redo.click()
+    expect(condition(builder, 2)).to_have_count(1)
+    redo.click()
+    expect(value_at(builder, "1")).to_have_value("Berlin")
+    expect(redo).to_have_attribute("aria-disabled", "true")
+
+
+def test_what_is_typed_while_the_server_answers_is_not_lost(builder: Page):
+    two_cities(builder)
+    held: list[Route] = []
+    builder.route("**/segment/builder/", lambda route: held.append(route))
+
+    condition(builder, 0).get_by_label("Comparison").select_option("contains")
+    value_at(builder, "1").fill("Berl")
+    builder.wait_for_function("() => document.querySelector('.scb.htmx-request')")
+    held[0].continue_()
+    builder.unroute("**/segment/builder/")
+
+    expect(condition(builder, 0).get_by_label("Comparison")).to_have_value("contains")
+    settle(builder)
+    expect(value_at(builder, "1")).to_have_value("Berl")
+    expect(value_at(builder, "1")).to_be_focused()
+    builder.keyboard.type("in")
+    expect(value_at(builder, "1")).to_have_value("Berlin")
+
+
+def test_two_clicks_in_a_row_are_one(builder: Page):
+    builder.locator(".scb-root > .scb-add").get_by_role(
+        "button", name="Attribute"
+    ).dblclick()
+
+    expect(condition(builder, 0)).to_be_visible()
+    settle(builder)
+    expect(condition(builder, 1)).to_have_count(0)
+
+
+def test_a_request_that_fails_is_said_and_changes_nothing(builder: Page):
+    two_cities(builder)
+    builder.route("**/segment/builder/", lambda route: route.abort())
+
+    builder.get_by_role("button", name="Remove this group").click()
+
+    expect(builder.locator(".scb-status")).to_contain_text("This did not work.")
+    expect(condition(builder, 2)).to_have_count(1)
+    expect(value_at(builder, "1")).to_have_value("Rome")
+
+
+def test_everything_survives_a_save_that_is_refused(builder: Page):
+    two_cities(builder)
+    builder.get_by_label("Name*").fill("Two cities")
+
+    builder.get_by_role("button", name="Save", exact=True).click()
+
+    expect(builder.get_by_text("The rule is not finished.")).to_be_visible()
+    expect(condition(builder, 2)).to_contain_text("Add a condition here.")
+    expect(value_at(builder, "1")).to_have_value("Rome")
+    builder.get_by_role("button", name="Remove this group").click()
+    expect(condition(builder, 2)).to_have_count(0)
+    assert saved(builder)["all"][1]["value"] == "Rome"
 
 
 def test_it_works_by_keyboard_alone(builder: Page):
@@ -125,11 +355,11 @@ def test_it_works_by_keyboard_alone(builder: Page):
 def test_values_are_chosen_and_typed_one_after_the_other_without_waiting(
     builder: Page,
 ):
-    builder.locator(".scb-add").get_by_role("button", name="Attribute").click()
+    add(builder, "Attribute")
     city = condition(builder, 0)
     city.get_by_label("Attribute").select_option("City")
     city.get_by_label("Comparison").select_option("is one of")
-    values = city.get_by_label("Values")
+    values = city.get_by_role("combobox", name="Values")
     values.fill("Par")
     expect(builder.get_by_role("listbox").get_by_role("option")).to_have_text(["Paris"])
     builder.keyboard.press("ArrowDown")
@@ -145,7 +375,7 @@ def test_values_are_chosen_and_typed_one_after_the_other_without_waiting(
 
 
 def test_what_was_removed_comes_back_with_undo(builder: Page):
-    builder.locator(".scb-add").get_by_role("button", name="Attribute").click()
+    add(builder, "Attribute")
     city = condition(builder, 0)
     city.get_by_label("Attribute").select_option("City")
     city.get_by_label("Value", exact=True).fill("Paris")
@@ -161,7 +391,7 @@ def test_what_was_removed_comes_back_with_undo(builder: Page):
 
 
 def test_what_is_not_finished_is_marked_and_nobody_is_counted(builder: Page):
-    builder.locator(".scb-add").get_by_role("button", name="Attribute").click()
+    add(builder, "Attribute")
     city = condition(builder, 0)
 
     expect(city.get_by_text("Choose an attribute.")).to_be_visible()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html.parser import HTMLParser
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
@@ -25,9 +26,14 @@ class Inputs(HTMLParser):
         self.sent: list[tuple[str, str]] = []
         self.area = self.select = None
         self.text = ""
+        self.is_template = False
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
+        if tag == "template":
+            self.is_template = True
+        if self.is_template:
+            return
         name = attrs.get("name")
         if tag == "input" and name:
             if attrs.get("type") == "checkbox":
@@ -52,6 +58,8 @@ class Inputs(HTMLParser):
             self.text += data
 
     def handle_endtag(self, tag):
+        if tag == "template":
+            self.is_template = False
         if tag == "textarea":
             # The first line end after the tag is no part of the value.
             text = self.text.removeprefix("\n")
@@ -68,6 +76,8 @@ def _one_line(attrs):
         return text.replace("\n", "\r\n")
     if attrs.get("type") == "date":
         return text if rules.DAY.match(text) else ""
+    if attrs.get("type") == "datetime-local":
+        return text if drafts.is_local(text) else ""
     return text.replace("\n", "")
 
 
@@ -88,7 +98,14 @@ names = st.text(
     max_size=12,
 )
 days = st.dates().map(str)
-instants = days | st.just("2026-10-01T09:00:00+03:00")
+zones = st.sampled_from(["UTC", "Europe/Berlin", "America/St_Johns"]).map(ZoneInfo)
+times = st.datetimes(timezones=zones)
+instants = (
+    days
+    | times.map(lambda time: time.isoformat())
+    | times.map(lambda time: time.replace(microsecond=0, second=0).isoformat())
+    | st.sampled_from(["2026-10-01T09:00:00Z", "2026-10-01 09:00+03:00"])
+)
 from_event = codes.map(rules.EventValue)
 numbers = (
     st.integers(-(10**20), 10**20)
@@ -134,31 +151,84 @@ def _comparisons(make, subjects):
 
 counts = st.integers(0, 1_000_000)
 pairs = st.tuples(counts, counts).map(lambda ends: tuple(sorted(ends)))
-questions = (
-    st.builds(rules.Count, st.sampled_from([">=", "<=", "="]), counts)
-    | st.builds(rules.Count, st.just("between"), pairs)
-    | st.builds(rules.DaysSinceLast, st.sampled_from([">=", "<=", "="]), counts)
-    | st.builds(rules.DaysSinceLast, st.just("between"), pairs)
-    | st.builds(
-        rules.LastDate, st.sampled_from(["before", "after"]), instants | from_event
-    )
-    | st.builds(rules.LastDate, st.just("on"), days | from_event)
-    | st.builds(rules.LastDate, st.just("between"), st.tuples(instants, instants))
+amounts = (st.sampled_from([">=", "<=", "="]), counts), (st.just("between"), pairs)
+dates = (
+    (st.sampled_from(["before", "after"]), instants | from_event),
+    (st.just("on"), days | from_event),
+    (st.just("between"), st.tuples(instants, instants)),
 )
-periods = (
-    st.none()
-    | st.builds(
-        rules.Last, st.integers(1, 1200), st.sampled_from(list(rules.MAX_PERIOD))
-    )
-    | st.builds(rules.Span, instants, instants)
-    | st.builds(rules.Span, instants, st.none())
-    | st.builds(rules.Span, st.none(), instants)
+questions = st.one_of(
+    *(
+        st.builds(kind, *how)
+        for kind in (rules.Count, rules.DaysSinceLast, rules.DaysSinceFirst)
+        for how in amounts
+    ),
+    *(
+        st.builds(kind, *how)
+        for kind in (rules.LastDate, rules.FirstDate)
+        for how in dates
+    ),
 )
 lines = st.lists(_comparisons(rules.FieldIs, codes), max_size=3).map(tuple)
-conditions = (
-    _comparisons(rules.Attribute, names)
-    | st.builds(rules.InSegment, st.integers(1, 10**11))
-    | st.builds(rules.Happened, names, lines, periods, questions)
+sources = st.lists(names, max_size=3, unique=True).map(tuple)
+sinces = st.builds(rules.Since, names, lines, sources)
+plain_periods = st.one_of(
+    st.none(),
+    st.builds(
+        rules.Last, st.integers(1, 1200), st.sampled_from(list(rules.MAX_PERIOD))
+    ),
+    st.builds(rules.Span, instants, instants),
+    st.builds(rules.Span, instants, st.none()),
+    st.builds(rules.Span, st.none(), instants),
+    st.builds(
+        rules.Calendar,
+        st.sampled_from(["this", "previous"]),
+        st.sampled_from(rules.CALENDAR_UNITS),
+    ),
+)
+
+
+def _besides(is_there):
+    other = st.builds(
+        rules.Beside,
+        names,
+        st.just(is_there),
+        st.lists(codes, max_size=3, unique=True).map(tuple),
+        st.sampled_from(rules.ORDERS),
+        lines,
+        sources,
+    )
+    return st.just(()) | other.map(lambda one: (one,))
+
+
+besides = st.tuples(_besides(True), _besides(False)).map(lambda two: two[0] + two[1])
+channels = st.sampled_from(rules.CHANNELS)
+categories = st.just("") | names
+numbered = st.integers(1, 10**11)
+conditions = st.one_of(
+    _comparisons(rules.Attribute, names),
+    st.builds(rules.InSegment, numbered),
+    st.builds(
+        rules.Happened,
+        names,
+        lines,
+        plain_periods | sinces,
+        questions,
+        sources,
+        besides,
+    ),
+    st.builds(
+        rules.Messaged,
+        st.sampled_from(rules.MESSAGE_STAGES),
+        st.none() | numbered,
+        st.just("") | channels,
+        plain_periods,
+        questions,
+    ),
+    st.builds(
+        rules.ConsentIs, channels, st.sampled_from(rules.CONSENT_ANSWERS), categories
+    ),
+    st.builds(rules.Reachable, channels, categories),
 )
 trees = st.recursive(
     conditions,
