@@ -14,6 +14,7 @@ KINDS = ["customer", "system"]
 LOG_LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 SCHEMES = {
     "DATABASE_URL": ["postgresql", "postgres"],
+    "DATABASE_REPLICA_URL": ["postgresql", "postgres"],
     "REDIS_URL": ["redis", "rediss", "unix"],
     "AMQP_URL": ["amqp", "amqps"],
     "EMAIL_URL": ["smtp", "smtps", "smtp+tls", "smtp+ssl", "consolemail"],
@@ -60,6 +61,8 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
     _number(variables, "DATABASE_POOL", default=20, most=1000)
     _number(variables, "API_REQUESTS_PER_SECOND", default=0, least=0, most=1_000_000)
     _number(variables, "API_FAILURES_PER_SECOND", default=0, least=0, most=1_000_000)
+    _number(variables, "SEGMENT_COUNT_SECONDS", default=60, most=3_600)
+    _number(variables, "SEGMENT_COUNTS_AT_ONCE", default=2, most=100)
     _number(variables, "TRUSTED_PROXIES", default=0, least=0, most=10)
     _choice(variables, "AMQP_KIND", KINDS, default="customer")
     _number(variables, "AMQP_PREFETCH", default=2_000, most=65_535)

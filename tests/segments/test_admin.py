@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import re
+from datetime import timedelta
+
 import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Permission
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
+from pytest_django.asserts import assertContains
 
 from customers.models import Customer
-from segments import refresh
-from segments.models import Segment
+from segments import saving
+from segments.models import DailyCount, ExportChoice, Segment, Upkeep
+from segments.upkeep import KEEP, keeper
 from tests import make
 from tests.segments.test_builder_drafts import sent_by
 
@@ -67,7 +73,10 @@ def test_a_segment_is_made_in_the_form_and_counted_soon(staff, monkeypatch):
     segment = Segment.objects.get()
     assert (segment.name, segment.rule, segment.status) == ("Paris", PARIS, "new")
     assert segment.created_by.username == "anna"
-    assert rung == [refresh.REFRESH]
+    assert KEEP in rung
+    version = segment.versions.get()
+    assert (version.number, version.name, version.author) == (1, "Paris", "anna")
+    assert version.rule == PARIS
 
 
 def test_everything_survives_a_failed_save_and_errors_stand_beside_the_fields(staff):
@@ -89,31 +98,32 @@ def test_everything_survives_a_failed_save_and_errors_stand_beside_the_fields(st
 
 
 def test_a_changed_rule_makes_the_count_old_and_a_changed_name_does_not(staff):
-    make.customer(city="Paris")
-    segment = Segment.objects.create(name="Paris", rule=PARIS)
-    refresh.count_segment(segment)
+    segment = make.kept(make.segment("Paris", PARIS), make.customer(city="Paris"))
     url = page_of("change", segment)
 
     staff.post(url, form_at(staff, url) | {"name": ["In Paris"]})
 
     segment.refresh_from_db()
     assert (segment.name, segment.status, segment.count) == ("In Paris", "fresh", 1)
+    assert segment.members_of == segment.edition
 
     staff.post(url, form_at(staff, url) | {"rule.0.low": ["Rome"]})
 
     segment.refresh_from_db()
-    assert segment.status == Segment.Status.NEW
-    assert "rule changed since" in staff.get(reverse(LIST)).content.decode()
+    assert segment.members_of != segment.edition
+    assert segment.recount_wanted_at
 
 
 def test_a_count_taken_while_one_saves_is_not_written_over(staff, monkeypatch):
-    make.customer(city="Paris")
-    segment = Segment.objects.create(name="Paris", rule=PARIS)
+    anna = make.customer(city="Paris")
+    segment = make.segment("Paris", PARIS)
     url = page_of("change", segment)
     data = form_at(staff, url)
     # Between reading the segment and writing it.
     monkeypatch.setattr(
-        "segments.usage.refuse_circle", lambda *_: refresh.count_segment(segment)
+        "segments.saving.checked",
+        lambda wanted, _: make.kept(Segment.objects.get(), anna) and wanted,
+        raising=True,
     )
 
     staff.post(url, data | {"description": ["Meanwhile counted"]})
@@ -137,30 +147,184 @@ def test_a_segment_may_not_use_itself(staff):
 
 
 def test_the_list_says_each_rule_in_words_with_its_count_and_state(staff):
-    make.customer(city="Paris")
+    anna = make.customer(city="Paris")
     make.customer(city="Rome")
-    segment = Segment.objects.create(name="In Paris", rule=PARIS)
-    refresh.count_segment(segment)
-    broken = Segment.objects.create(name="Broken", rule={"evnt": 1})
-    refresh.count_segment(broken)
-    Segment.objects.create(name="Fresh", rule=PARIS)
+    make.kept(make.segment("In Paris", PARIS), anna)
+    Segment.objects.create(
+        name="Broken", rule={"evnt": 1}, status="failed", error="Out of memory."
+    )
+    make.segment("Fresh", PARIS)
+    make.segment("Guests", description="Of the fair.")
 
     html = staff.get(reverse(LIST)).content.decode()
 
     assert "City is “Paris”." in html
     assert "50\xa0%" in html
     assert "This rule is not understood" in html
-    assert "failed" in html
-    assert "not counted yet" in html
+    assert "Out of memory." in html
+    assert "counting 0 %" in html
+    assert "Of the fair. A list of customers." in html
+
+
+def test_the_list_says_when_nobody_keeps_the_members(staff):
+    make.kept(make.segment("In Paris", PARIS))
+    Upkeep.objects.update(kept_at=timezone.now() - timedelta(minutes=5))
+
+    html = staff.get(reverse(LIST)).content.decode()
+
+    assert "stale since" in html
+    assert "In Paris" in staff.get(reverse(LIST), {"state": "stale"}).content.decode()
+    assert names_in(staff, state="fresh") == []
+
+
+def test_a_count_under_way_tells_how_far_it_is(staff):
+    segment = make.segment("In Paris", PARIS)
+    Segment.objects.filter(pk=segment.pk).update(
+        recount_edition=segment.edition, recounted_upto=40, recount_end=100
+    )
+
+    assert "counting 40 %" in staff.get(reverse(LIST)).content.decode()
+    assert names_in(staff, state="computing") == ["In Paris"]
+
+
+def test_the_list_shows_a_line_of_the_last_days_and_where_it_breaks(staff):
+    segment = make.kept(make.segment("In Paris", PARIS))
+    today = timezone.localdate()
+    for ago, count in ((0, 12), (1, 11), (5, 4), (6, 3), (40, 1)):
+        day = today - timedelta(days=ago)
+        DailyCount.objects.update_or_create(
+            segment=segment, day=day, defaults={"count": count}
+        )
+
+    page = staff.get(reverse(LIST)).content.decode()
+    drawn = page.split('class="sd-spark"')[1].split("</svg>")[0]
+
+    assert 'aria-label="3 to 12 customers in 30 days"' in drawn
+    assert drawn.count("<path") == 2
+    chart = staff.get(page_of("change", segment)).content.decode()
+    assert chart.count('class="sd-day"') == 4
+
+
+def names_in(staff: Client, **asked: str) -> list[str]:
+    found = staff.get(reverse(LIST), asked).context["cl"].result_list
+    return [segment.name for segment in found]
+
+
+def test_the_list_is_narrowed_by_kind_use_archive_and_words(staff):
+    paris = make.segment("Parisians", PARIS)
+    make.segment("Loyal", {"segment": paris.pk}, description="Buyers of bags")
+    make.segment("Guests")
+    saving.archive(make.segment("Old", PARIS))
+
+    assert names_in(staff) == ["Guests", "Loyal", "Parisians"]
+    assert names_in(staff, kind="static") == ["Guests"]
+    assert names_in(staff, used="yes") == ["Parisians"]
+    assert names_in(staff, used="no") == ["Guests", "Loyal"]
+    assert names_in(staff, archived="yes") == ["Old"]
+    assert names_in(staff, archived="all") == ["Guests", "Loyal", "Old", "Parisians"]
+    assert names_in(staff, q="bags") == ["Loyal"]
+
+
+def test_the_list_and_the_page_say_who_uses_a_segment(staff):
+    paris = make.segment("Parisians", PARIS)
+    loyal = make.segment("Loyal", {"segment": paris.pk})
+    asked = {"rule": {"segment": paris.pk}}
+    step = {"key": "who", "action": "filter_customers", "config": asked, "next": {}}
+    campaign = make.campaign(step)
+
+    html = staff.get(reverse(LIST)).content.decode()
+    page = staff.get(page_of("change", paris)).content.decode()
+
+    assert "1 campaign, 1 segment" in html
+    assert page_of("change", loyal) in page
+    assert reverse("admin:campaigns_campaign_change", args=[campaign.pk]) in page
+
+
+def chosen(staff: Client, deed: str, *segments: Segment, **more):
+    pks = [segment.pk for segment in segments]
+    data = {"action": deed, "_selected_action": pks}
+    return staff.post(f"{reverse(LIST)}?archived=all", data, **more)
+
+
+def test_chosen_segments_are_archived_but_those_at_work_and_restored(staff):
+    paris = make.segment("Parisians", PARIS)
+    loyal = make.segment("Loyal", {"segment": paris.pk})
+
+    answer = chosen(staff, "archive_chosen", paris, follow=True)
+
+    assert "is used by the segment “Loyal”" in answer.content.decode()
+    assert names_in(staff) == ["Loyal", "Parisians"]
+    chosen(staff, "archive_chosen", paris, loyal)
+    assert names_in(staff) == []
+    # What it asks for comes first.
+    answer = chosen(staff, "restore_chosen", loyal, follow=True)
+    assert "The segment “Parisians” is archived" in answer.content.decode()
+    chosen(staff, "restore_chosen", paris)
+    chosen(staff, "restore_chosen", loyal)
+    assert names_in(staff) == ["Loyal", "Parisians"]
+
+
+def test_a_copy_is_opened_and_says_the_same(staff):
+    segment = make.segment("Paris", PARIS, description="In Paris", is_watched=True)
+
+    first = staff.post(page_of("duplicate", segment))
+    chosen(staff, "duplicate_chosen", segment)
+
+    copy = Segment.objects.get(name="Copy of Paris")
+    assert first["Location"] == page_of("change", copy)
+    assert (copy.rule, copy.description) == (PARIS, "In Paris")
+    assert not copy.is_watched
+    assert copy.created_by.username == "anna"
+    assert Segment.objects.filter(name="Copy of Paris (2)").exists()
+
+
+def test_a_broken_segment_is_renamed_watched_no_longer_and_not_copied(staff):
+    rule = {"all": [{"event": "Unheard of"}]}
+    broken = Segment.objects.create(name="Broken", rule=rule, is_watched=True)
+
+    told = staff.post(page_of("duplicate", broken), follow=True).content.decode()
+
+    assert "There is no event “Unheard of”" in told
+    assert Segment.objects.count() == 1
+    # The builder itself refuses the rule; by the operation the name is mended.
+    saved = saving.change(
+        broken, saving.Wanted("Mended later", "", rule), author="anna"
+    )
+    assert (saved.name, saved.is_watched) == ("Mended later", False)
+
+
+def test_one_segment_at_a_time_is_exported_from_the_list(staff):
+    paris, rome = make.segment("Paris", PARIS), make.segment("Rome", PARIS)
+
+    one = chosen(staff, "export_chosen", paris)
+    two = chosen(staff, "export_chosen", paris, rome, follow=True)
+
+    assert one["Location"] == page_of("export", paris)
+    assert "each has a file" in two.content.decode()
+
+
+def test_an_archived_segment_is_offered_no_longer_nor_taken(staff):
+    old = saving.archive(make.segment("Old Parisians", PARIS))
+    data = form_at(staff, reverse(ADD))
+    data |= {"name": ["New"], "rule.0.kind": ["segment"]}
+
+    answer = staff.post(reverse(ADD), data | {"rule.0.segment": [str(old.pk)]})
+
+    assert "The segment “Old Parisians” is archived" in answer.content.decode()
+    assert not Segment.objects.filter(name="New").exists()
 
 
 def test_the_list_costs_the_same_queries_for_few_and_for_many(
     staff, django_assert_num_queries
 ):
     counts = []
+    base = make.segment("Base", PARIS)
     for number in (2, 30):
         for i in range(number):
-            Segment.objects.create(name=f"{number} {i}", rule=PARIS)
+            rule = {"all": [{"segment": base.pk}, *PARIS["all"]]}
+            one = make.kept(make.segment(f"{number} {i}", rule))
+            DailyCount.objects.create(segment=one, day=timezone.localdate(), count=i)
+            make.segment(f"list {number} {i}")
         with django_assert_num_queries(100, exact=False) as queries:
             staff.get(reverse(LIST))
         counts.append(len(queries))
@@ -192,13 +356,17 @@ def test_an_unused_segment_is_deleted(staff):
     assert not Segment.objects.exists()
 
 
-def test_count_now_counts_and_says_how_many(staff):
+def test_recount_now_has_everybody_asked_again(staff):
     make.customer(city="Paris")
     segment = Segment.objects.create(name="Paris", rule=PARIS)
+    guests = make.segment("Guests")
 
     answer = staff.post(page_of("count", segment), follow=True)
+    of_list = staff.post(page_of("count", guests), follow=True)
 
-    assert "Paris: 1 customer." in answer.content.decode()
+    assert "Paris is being counted anew." in answer.content.decode()
+    assert "Guests: 0 customers." in of_list.content.decode()
+    keeper.keep_all()
     segment.refresh_from_db()
     assert segment.count == 1
     assert staff.get(page_of("count", segment)).status_code == 405
@@ -211,16 +379,23 @@ def test_the_members_are_listed_with_links_to_their_profiles(staff):
     )
     segment = Segment.objects.create(name="Paris", rule=PARIS)
 
-    first = staff.get(page_of("members", segment)).content.decode()
-    last = Customer.objects.get(external_id="C-10")
-    second = staff.get(f"{page_of('members', segment)}?before={last.pk}")
+    def pages() -> tuple[str, str]:
+        first = staff.get(page_of("members", segment))
+        second = staff.get(page_of("members", segment) + first.context["next"])
+        assert "next" not in second.context
+        return first.content.decode(), second.content.decode()
 
     anna = Customer.objects.get(external_id="C-59")
-    assert reverse("admin:customers_customer_change", args=[anna.pk]) in first
-    assert "Anna 59" in first
-    assert "Anna 9<" not in first
-    assert f"?before={last.pk}" in first
-    assert "Anna 9<" in second.content.decode()
+    profile = reverse("admin:customers_customer_change", args=[anna.pk])
+    for _ in range(2):
+        first, second = pages()
+        assert profile in first
+        assert "Anna 59" in first
+        assert "Anna 9<" not in first
+        assert "Anna 9<" in second
+        # Once by the rule itself, then as they are kept.
+        make.kept(segment, *Customer.objects.all())
+    assert "In since" in pages()[0]
 
 
 def test_the_members_of_a_broken_segment_are_said_to_be_unknown(staff):
@@ -247,6 +422,24 @@ def test_the_members_are_exported_as_a_streamed_file(staff):
     assert "C-2" not in text
 
 
+def test_the_columns_of_a_file_are_chosen_and_remembered(staff):
+    make.consent(make.customer("C-1", city="Paris"), "email")
+    segment = make.segment("In Paris", PARIS)
+    offered = staff.get(page_of("members", segment)).content.decode()
+
+    chosen = {"column": ["external_id", "consent.email", "since", "made up"]}
+    first = staff.post(page_of("export", segment), chosen)
+    again = staff.get(page_of("export", segment))
+
+    assert 'value="consent.email">' in offered
+    lines = b"".join(first.streaming_content).decode().splitlines()
+    assert lines == ["\ufeffID,Consent to E-mail,In the segment since", "C-1,yes,"]
+    assert b"".join(again.streaming_content).decode().splitlines() == lines
+    assert ExportChoice.objects.get().user.username == "anna"
+    reopened = staff.get(page_of("members", segment)).content.decode()
+    assert 'value="consent.email" checked>' in reopened
+
+
 def test_the_pages_of_the_builder_answer(staff):
     anna = make.customer("C-anna", first_name="Anna", city="Paris")
     make.event(anna, "Product viewed", name="Bag", price=49.9)
@@ -269,8 +462,8 @@ def test_the_pages_of_the_builder_answer(staff):
     assert "Anna" in preview.content.decode()
 
     def offered(**asked):
-        answer = staff.get(reverse(BUILDER[2]), asked)
-        return [one["value"] for one in answer.json()["offers"]]
+        html = staff.get(reverse(BUILDER[2]), asked).content.decode()
+        return re.findall(r'data-value="([^"]*)"', html)
 
     assert offered(of="event", q="view") == ["Product viewed"]
     assert offered(of="event", q="nothing") == []
@@ -288,9 +481,13 @@ def test_fields_are_offered_with_their_type_and_recent_values(staff):
 
     answer = staff.get(reverse(BUILDER[2]), {"of": "field", "event": "Product viewed"})
 
-    assert answer.json()["offers"] == [
-        {"value": "name", "title": "", "note": "Text: Umbrella, Shoes, Hat"}
-    ]
+    assertContains(
+        answer,
+        '<li role="option" aria-selected="false" data-value="name">'
+        '<span class="scb-offer">name</span>'
+        "<small>Text: Umbrella, Shoes, Hat</small></li>",
+        html=True,
+    )
 
 
 def test_nobody_without_the_right_to_view_segments_may_use_the_builder():
