@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from segments.describe import describe
-from segments.rules import parse
+from segments.rules import parse, to_json
 
 BAG = {"field": "name", "op": "=", "value": "Bag"}
 MONTH = {"last": 30, "unit": "days"}
