@@ -16,6 +16,7 @@ from dataclasses import field as _attribute
 from datetime import date, datetime
 from typing import Any
 
+from segments.moments import EARLIEST, LATEST
 from segments.operators import (
     DATE_QUESTIONS,
     NUMBER_QUESTIONS,
@@ -423,7 +424,8 @@ def read_instant(text: str) -> datetime | date | None:
             return date.fromisoformat(text)
         if len(text) >= 16 and text[10] in "Tt ":
             instant = datetime.fromisoformat(text.replace("z", "Z"))
-            return instant if instant.tzinfo else None
+            # Beyond these, another zone has no words for the moment.
+            return min(max(instant, EARLIEST), LATEST) if instant.tzinfo else None
     except (ValueError, OverflowError):
         pass
     return None

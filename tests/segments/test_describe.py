@@ -194,3 +194,17 @@ def test_what_the_event_gives_is_said_so_wherever_it_stands():
         "The first “A” with product_id is the event's product_id, without any “B” with "
         "product_id is the event's product_id, was before the event's day"
     )
+
+
+@pytest.mark.parametrize(
+    "moment", ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00"]
+)
+def test_a_moment_at_the_end_of_time_can_be_told(moment):
+    asked = [
+        {"attribute": "registered_at", "op": ">=", "value": moment},
+        {"event": "Order paid", "period": {"from": moment}},
+        {"event": "Order paid", "period": {"to": moment}},
+    ]
+
+    assert describe(parse({"all": asked}))
+    assert to_json(parse(asked[0])) == asked[0]
