@@ -908,7 +908,7 @@ def _all_of(draft: Draft, name: str) -> list[tuple[str, str]]:
 def _operators(type_: str, chosen: str) -> list[tuple[str, str]]:
     """Comparisons that fit the type; those for an unknown one are all."""
     rows = [
-        (code, _AFTER.sub("", operator.words))
+        (code, _AFTER.sub(r" … \1", operator.words))
         for code, operator in OPERATORS.items()
         if not type_
         or type_ in operator.types

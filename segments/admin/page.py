@@ -54,6 +54,9 @@ class SegmentForm(forms.ModelForm):
             "is_watched": UnfoldBooleanSwitchWidget(),
         }
 
+    class Media:
+        js: ClassVar = ["segments/leaving.js"]
+
     conflict: Conflict | None = None
 
     def clean(self) -> Any:
@@ -150,6 +153,7 @@ class SegmentPage(SegmentList):
     change_form_template = "segments/segment_form.html"
     # The template shows the rule beside its count, and not in a fieldset.
     compressed_fields = False
+    # leaving.js warns: it knows of what the builder's buttons change, too.
     warn_unsaved_form = False
     readonly_fields = ("in_words",)
 

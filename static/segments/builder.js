@@ -5,6 +5,7 @@
   "use strict";
 
   const LOST = "This did not work. Check the connection and try again.";
+  const LOGGED_OUT = "You are logged out. Log in again in another tab, then go on here: nothing is lost.";
   const NO_COUNT = "The count could not be asked for. Check the connection, then change anything to try again.";
   const ROOM = 330; // pixels that a list of offers and the bar at the foot take
   const MANY = 50; // values: more are lines of one field
@@ -93,10 +94,10 @@
     flush() {
       for (const values of this.waiting.splice(0)) this.request(values);
     },
-    failed() {
+    failed(why = LOST) {
       if (this.isBusy) this.past.pop();
       this.isBusy = false;
-      this.say(LOST, true);
+      this.say(why, true);
     },
 
     changed(input) {
@@ -157,7 +158,7 @@
         if (target !== this.root.querySelector(".scb-tree")) return;
         if (!event.detail.shouldSwap || !xhr.responseText.includes("scb-tree")) {
           event.detail.shouldSwap = false;
-          this.failed();
+          this.failed(isElsewhere(event.detail) ? LOGGED_OUT : LOST);
           return;
         }
         const sent = requestConfig.formData;
@@ -455,14 +456,17 @@
       const slot = slotOf(event);
       if (!slot) return;
       slot.innerHTML = '<p class="scb-wrong" role="alert"></p>';
-      slot.firstChild.textContent = NO_COUNT;
+      slot.firstChild.textContent = isElsewhere(event.detail) ? LOGGED_OUT : NO_COUNT;
     });
   }
   // Another page than was asked for: one has been logged out.
+  function isElsewhere({ xhr, pathInfo }) {
+    if (!xhr.responseURL) return false;
+    return new URL(xhr.responseURL).pathname !== new URL(pathInfo.requestPath, window.location.href).pathname;
+  }
+
   document.addEventListener("htmx:beforeSwap", (event) => {
-    const { target, xhr, pathInfo } = event.detail;
-    if (!target.closest?.("[data-builder], [data-preview-for]") || !xhr.responseURL) return;
-    const asked = new URL(pathInfo.requestPath, window.location.href).pathname;
-    if (new URL(xhr.responseURL).pathname !== asked) Object.assign(event.detail, { shouldSwap: false, isError: true });
+    if (!event.detail.target.closest?.("[data-builder], [data-preview-for]")) return;
+    if (isElsewhere(event.detail)) Object.assign(event.detail, { shouldSwap: false, isError: true });
   }, true);
 })();

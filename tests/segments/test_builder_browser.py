@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
 from django.utils import timezone
-from playwright.sync_api import Locator, Page, Route, expect
+from playwright.sync_api import Dialog, Locator, Page, Route, expect
 
 from segments.models import Segment
 from tests import make
@@ -318,6 +319,78 @@ def test_a_request_that_fails_is_said_and_changes_nothing(builder: Page):
     expect(builder.locator(".scb-status")).to_contain_text("This did not work.")
     expect(condition(builder, 2)).to_have_count(1)
     expect(value_at(builder, "1")).to_have_value("Rome")
+
+
+def test_who_was_logged_out_is_told_and_goes_on_after_logging_in_elsewhere(
+    builder: Page,
+):
+    two_cities(builder)
+    builder.get_by_role("button", name="Remove this group").click()
+    expect(condition(builder, 2)).to_have_count(0)
+    builder.get_by_label("Name*").fill("Two cities")
+    settle(builder)
+    builder.context.clear_cookies(name="sessionid")
+
+    add(builder, "Event")
+
+    expect(builder.locator(".scb-status")).to_contain_text("You are logged out.")
+    expect(value_at(builder, "1")).to_have_value("Rome")
+    other = builder.context.new_page()
+    other.goto("/admin/login/?next=/admin/segments/segment/")
+    other.get_by_label("Username").fill("anna")
+    other.get_by_label("Password").fill("secret")
+    other.get_by_role("button", name="Log in").click()
+    expect(other.get_by_role("link", name="Segments").first).to_be_visible()
+    builder.bring_to_front()
+    builder.evaluate("window.dispatchEvent(new Event('focus'))")
+    assert len(saved(builder)["all"]) == 2
+
+
+def test_leaving_a_rule_that_is_not_saved_is_asked_about(builder: Page):
+    asked: list[str] = []
+
+    def stay(dialog: Dialog) -> None:
+        asked.append(dialog.type)
+        dialog.dismiss()
+
+    builder.on("dialog", stay)
+    add(builder, "Attribute")
+    expect(condition(builder, 0)).to_be_visible()
+    with builder.expect_event("dialog"):
+        builder.get_by_role("link", name="Home").first.click(no_wait_after=True)
+
+    assert asked == ["beforeunload"]
+    expect(condition(builder, 0)).to_be_visible()
+    # What was undone is nothing to lose.
+    builder.get_by_role("button", name="Undo").click()
+    expect(condition(builder, 0)).to_have_count(0)
+    builder.get_by_role("link", name="Home").first.click()
+    expect(builder).to_have_url(re.compile("/admin/$"))
+    assert asked == ["beforeunload"]
+
+
+def test_no_two_comparisons_are_called_the_same(builder: Page):
+    add(builder, "Attribute")
+    place = condition(builder, 0)
+    place.get_by_label("Attribute").select_option("Birth date")
+    settle(builder)
+
+    offered = place.get_by_label("Comparison").locator("option").all_inner_texts()
+
+    assert "is on" in offered
+    assert len(set(offered)) == len(offered)
+
+
+def test_a_long_name_does_not_widen_a_narrow_page(builder: Page):
+    builder.set_viewport_size({"width": 390, "height": 844})
+    builder.get_by_label("Name*").fill("Verylongname" * 9)
+    add(builder, "Attribute")
+    condition(builder, 0).get_by_label("Attribute").select_option("City")
+    value_at(builder, "0").fill("Paris")
+    builder.get_by_role("button", name="Save and continue editing").click()
+
+    expect(builder.get_by_text("was added successfully")).to_be_visible()
+    assert builder.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_everything_survives_a_save_that_is_refused(builder: Page):
