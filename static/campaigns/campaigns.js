@@ -24,7 +24,9 @@
   };
   document.addEventListener("input", touched);
   document.addEventListener("change", touched);
-  document.addEventListener("cp:touched", (event) => event.target.closest(".cp-form")?.classList.add("cp-dirty"));
+  for (const change of ["cp:touched", "builder:changed"]) {
+    document.addEventListener(change, (event) => event.target.closest(".cp-form")?.classList.add("cp-dirty"));
+  }
 
   window.addEventListener("beforeunload", (event) => {
     if (dirtyForm() && !leaving) event.preventDefault();

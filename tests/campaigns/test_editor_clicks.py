@@ -116,6 +116,27 @@ def test_what_is_not_saved_is_not_left_without_a_question(staff):
     assert len(asked) == 2
 
 
+def test_a_click_in_the_rule_of_a_filter_is_a_change_that_is_not_saved(staff):
+    campaign = make.campaign(
+        make.step(
+            "who",
+            "filter_customers",
+            {"rule": {"all": [{"attribute": "city", "op": "is set"}]}},
+            positive=None,
+            negative=None,
+        )
+    )
+    staff.goto(f"/admin/campaigns/campaign/{campaign.pk}/change/")
+    staff.get_by_role("link", name="Filter customers").click()
+    mark = staff.get_by_text("Not saved yet")
+    expect(staff.locator(".scb-condition")).to_be_visible()
+    expect(mark).to_be_hidden()
+
+    staff.get_by_role("button", name="Remove this condition").click()
+
+    expect(mark).to_be_visible()
+
+
 def test_a_removed_step_comes_back_by_one_click(staff):
     campaign = make.draft(
         make.step("sms", "send_sms", {"text": "Hello"}, sent="wait"),
