@@ -18,6 +18,11 @@ pytestmark = pytest.mark.django_db
 EVENT_VALUES = Options(allow_event_values=True, live=False)
 
 
+@pytest.fixture(autouse=True)
+def _zone_with_summer_time(request):
+    request.getfixturevalue("settings").TIME_ZONE = "Europe/Berlin"
+
+
 class Inputs(HTMLParser):
     """What a browser would send of a form: names and values, in order."""
 
