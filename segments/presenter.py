@@ -206,7 +206,6 @@ class Presenter:
             shown = {"error": draft.get("error"), "name": self.prefix}
         else:
             shown = self._node(draft, "")
-            shown["has_conditions"] = bool(draft.parts)
         shown["is_root"] = True
         # What nothing of the form is named after is said at the top.
         shown["problems"] = self._problems(self.prefix) + [
@@ -462,7 +461,6 @@ class Presenter:
         place = f"{name}.{word}"
         lead, legend = INNER_WORDS[word]
         shown: dict[str, Any] = {
-            "word": word,
             "lead": lead,
             "legend": legend,
             "name": place,
