@@ -24,7 +24,7 @@ from customers import sharing
 from customers.devices import forget_surplus
 from customers.models import Consent, Customer, Device, FormerId
 from customers.wire import COLUMNS, check_external_id
-from smartcomm.core.db import execute
+from smartcomm.core.db import execute, sqlstate
 from smartcomm.core.errors import Conflict, Invalid, NotFound
 
 DEADLOCK = "40P01"
@@ -134,7 +134,7 @@ def merge(kept: str, former: str, *, by: str, now: datetime) -> Merged:
                     code="merge_overtaken",
                 ) from None
         except OperationalError as error:
-            deadlock = getattr(error.__cause__, "sqlstate", "") == DEADLOCK
+            deadlock = sqlstate(error) == DEADLOCK
             if not deadlock or attempt == ATTEMPTS:
                 raise
     raise AssertionError("unreachable")

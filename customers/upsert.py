@@ -18,7 +18,7 @@ from customers.devices import remember_devices
 from customers.merging import current_ids
 from customers.models import Customer, MailingCategory
 from customers.wire import Change, read_change
-from smartcomm.core.db import fetch_all
+from smartcomm.core.db import fetch_all, sqlstate
 from smartcomm.core.errors import Conflict, Invalid, UserError
 
 COLUMNS = {
@@ -113,7 +113,7 @@ def upsert_customers(
             with transaction.atomic():
                 return _upsert(items, origin=origin, now=now, name_others=name_others)
         except OperationalError as error:
-            deadlock = getattr(error.__cause__, "sqlstate", "") == DEADLOCK
+            deadlock = sqlstate(error) == DEADLOCK
             if not deadlock or attempt == ATTEMPTS:
                 raise
     raise AssertionError("unreachable")

@@ -45,6 +45,7 @@ from events.ingest import REJECTED, item_as_text, record_events
 from events.models import Format, Kind, RejectedEvent, Source
 from events.wire import MAX_ID, MAX_ITEMS, MAX_NAME, UNSTORABLE, Refusal
 from smartcomm.core import rabbitmq
+from smartcomm.core.db import sqlstate
 from smartcomm.core.errors import Conflict, Invalid
 from smartcomm.core.strict_json import Unfit
 
@@ -343,14 +344,14 @@ def _database() -> Iterator[None]:
 def _is_the_events_fault(error: Error) -> bool:
     if isinstance(error, DataError | IntegrityError):
         return True
-    state = getattr(error.__cause__, "sqlstate", None)
+    state = sqlstate(error)
     if isinstance(error, OperationalError | InterfaceError):
         # Too large or too complex for it. All else passes: a line that is cut, a full
         # disk, a lock that was not to be had.
-        return (state or "").startswith("54")
+        return state.startswith("54")
     # Without a state it comes from the client, which cannot send such a value. With
     # one, tables are not as this code needs them, or a standby takes no writes yet.
-    return state is None
+    return not state
 
 
 def _in_words(error: Exception) -> str:

@@ -27,7 +27,7 @@ from events.models import Format, Kind, RejectedEvent, Replay, Source, SystemEve
 from events.rejects import Which
 from events.wire import MAX_ITEMS, Refusal
 from smartcomm.core import doorbell
-from smartcomm.core.db import execute, fetch_all
+from smartcomm.core.db import execute, fetch_all, sqlstate
 from smartcomm.core.strict_json import NotJson, decode_item
 
 T = TypeVar("T")
@@ -201,7 +201,7 @@ def _despite_deadlocks(work: Callable[[], T]) -> T:
         try:
             return work()
         except OperationalError as error:
-            deadlock = getattr(error.__cause__, "sqlstate", "") == DEADLOCK
+            deadlock = sqlstate(error) == DEADLOCK
             if not deadlock or attempt == DEADLOCKS:
                 raise
     raise AssertionError("unreachable")

@@ -26,7 +26,7 @@ from customers.wire import check_external_id
 from events.formats import TRANSLATORS
 from events.ingest import ACCEPTED, DUPLICATE, REJECTED, Result, record_events
 from events.models import Event, EventField, Format, Kind, Source, SystemEvent
-from smartcomm.core.db import execute, fetch_all
+from smartcomm.core.db import execute, fetch_all, sqlstate
 from smartcomm.core.errors import Conflict, Invalid, UserError
 from smartcomm.core.problems import FieldProblem
 
@@ -293,7 +293,7 @@ def try_events(
             # Nothing is kept: nor is it if anything above has failed.
             transaction.set_rollback(True)
     except OperationalError as error:
-        if getattr(error.__cause__, "sqlstate", "") not in GAVE_UP:
+        if sqlstate(error) not in GAVE_UP:
             raise
         raise Busy(
             "The same event, customer or event type is being stored by another "
@@ -398,7 +398,7 @@ def _asked(named: str, trial: Trial, ask: Callable[[], T]) -> T | None:
         with transaction.atomic():
             return ask()
     except OperationalError as error:
-        if getattr(error.__cause__, "sqlstate", "") not in GAVE_UP:
+        if sqlstate(error) not in GAVE_UP:
             raise
         trial.note(f"Time ran out: not all {named} were asked. Try fewer events.")
     except UserError as error:

@@ -32,9 +32,10 @@ from segments.compile import IdRange, bind
 from segments.dictionary import Dictionary
 from segments.models import Count
 from segments.preview import SHOWN, preview
-from segments.reading import Stopped, TooDear, read_only, rows, source
+from segments.reading import FAULT, Stopped, TooDear, read_only, source
 from segments.tally import external_ids, tally
 from smartcomm.core import doorbell
+from smartcomm.core.db import fetch_all
 from smartcomm.core.errors import Conflict, Invalid, UserError
 
 logger = structlog.get_logger(__name__)
@@ -243,7 +244,7 @@ def _needed(
 
 def _stop_reading(count: Count) -> None:
     """Cancel the statement that counts, wherever it runs."""
-    rows(
+    fetch_all(
         "SELECT pg_cancel_backend(pid) FROM pg_stat_activity "
         "WHERE application_name = %s AND pid <> pg_backend_pid()",
         [_name(count)],
@@ -319,8 +320,7 @@ def run(count: Count, *, limit_ms: int) -> None:
         _end(
             count,
             status=Count.Status.FAILED,
-            error="Counting failed. Whoever runs this installation finds the cause in "
-            "its log.",
+            error=FAULT,
             code="internal",
         )
 
@@ -335,9 +335,9 @@ def _count(count: Count, limit_ms: int, began: float) -> None:
     if count.context is not None:
         rule = bind(rule, count.context)
     known = Dictionary.of(rule)
-    low, high = rows("SELECT min(id), max(id) FROM customers_customer", using=source())[
-        0
-    ]
+    [(low, high)] = fetch_all(
+        "SELECT min(id), max(id) FROM customers_customer", using=source()
+    )
     ids: list[int] = []
     size, aim_ms = FIRST_RANGE, FIRST_MS
     upto = high or 0

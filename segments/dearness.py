@@ -18,7 +18,8 @@ from segments.compile import (
 from segments.describe import describe
 from segments.dictionary import Dictionary
 from segments.estimate import LOOK_UP, Draw
-from segments.reading import Stopped, TooDear, read_only, rows, source
+from segments.reading import Stopped, TooDear, read_only, source
+from smartcomm.core.db import fetch_all
 
 #: Conditions are tried on so many customers.
 ASKED = 500
@@ -131,7 +132,7 @@ def _reads(leaf: rules.Leaf, known: Dictionary, now: datetime) -> tuple[int, str
 
 
 def _plan(options: str, query: Compiled) -> dict[str, Any]:
-    found = rows(
+    found = fetch_all(
         f"EXPLAIN ({options}FORMAT JSON) {query.sql}", query.params, using=source()
     )
     plan: dict[str, Any] = found[0][0][0]

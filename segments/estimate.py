@@ -26,7 +26,8 @@ from django.db import DEFAULT_DB_ALIAS
 from segments import rules
 from segments.compile import bind, compile_rule
 from segments.dictionary import Dictionary
-from segments.reading import TooDear, read_only, rows, source
+from segments.reading import TooDear, read_only, source
+from smartcomm.core.db import fetch_all
 
 #: No more customers than these are asked.
 SAMPLE = 10_000
@@ -99,7 +100,7 @@ class Ids:
 
     def customers_at(self, picked: Sequence[int]) -> list[int]:
         ids = [self.low + place for place in picked]
-        found = rows(
+        found = fetch_all(
             "SELECT id FROM customers_customer WHERE id = ANY(%s::bigint[])",
             [ids],
             using=self.using,
@@ -116,7 +117,7 @@ class Rows:
 
     def customers_at(self, picked: Sequence[int]) -> list[int]:
         places = [divmod(place, ROWS_OF_A_PAGE) for place in picked]
-        found = rows(
+        found = fetch_all(
             "SELECT id FROM customers_customer WHERE ctid = ANY(%s::tid[])",
             [[f"({page},{row + 1})" for page, row in places]],
             using=self.using,
@@ -176,7 +177,7 @@ def estimate(
         with read_only(limit_ms, using=source(), **LOOK_UP):
             asked = draw.more(number)
             query = compile_rule(rule, now=now, restrict=asked, dictionary=known)
-            found = rows(query.sql, query.params, using=source())
+            found = fetch_all(query.sql, query.params, using=source())
             return asked, [row[0] for row in found]
 
     first = _first(rule, known)
@@ -269,7 +270,9 @@ def _next(asked: int, elapsed_ms: float, budget_ms: int) -> int:
 
 def _places(using: str) -> tuple[Places, float]:
     """Where to draw from, and about which part of the places has a customer."""
-    low, high = rows("SELECT min(id), max(id) FROM customers_customer", using=using)[0]
+    [(low, high)] = fetch_all(
+        "SELECT min(id), max(id) FROM customers_customer", using=using
+    )
     if low is None:
         return Ids(0, 0, using), 1.0
     ids = Ids(low, high - low + 1, using)
@@ -277,7 +280,7 @@ def _places(using: str) -> tuple[Places, float]:
     density = len(ids.customers_at(pilot)) / len(pilot)
     if density >= DENSE:
         return ids, density
-    pages = rows(
+    pages = fetch_all(
         "SELECT pg_relation_size('customers_customer') / %s", [PAGE], using=using
     )[0][0]
     by_row = Rows(pages * ROWS_OF_A_PAGE, using)

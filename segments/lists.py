@@ -24,8 +24,8 @@ from customers.models import Customer
 from segments import rules, saving
 from segments.compile import compile_rule
 from segments.models import ListChange, ListMiss, Segment
-from segments.reading import TooDear
-from smartcomm.core.db import execute, fetch_all
+from segments.reading import TooDear, too_long
+from smartcomm.core.db import QUERY_CANCELED, execute, fetch_all, sqlstate
 from smartcomm.core.errors import Conflict, Invalid
 from smartcomm.core.templatetags.look import moment
 
@@ -511,12 +511,9 @@ def _within_limit(statement: str, params: Sequence[Any]) -> int:
             fetch_all("SELECT set_config('statement_timeout', '0', true)")
             return done
     except OperationalError as error:
-        if getattr(error.__cause__, "sqlstate", "") != "57014":  # query_canceled
+        if sqlstate(error) != QUERY_CANCELED:
             raise
-        raise TooDear(
-            f"Asking for the customers takes longer than {FREEZE_MS // 1000} seconds, "
-            "and was stopped. Shorten the periods, or ask for rarer events."
-        ) from error
+        raise TooDear(too_long(FREEZE_MS, "Asking for the customers")) from error
 
 
 def _forget_old(segment: Segment, *, now: datetime) -> None:

@@ -20,8 +20,9 @@ from segments.compile import bind
 from segments.describe import describe
 from segments.dictionary import Dictionary
 from segments.estimate import LOOK_UP
-from segments.reading import TooDear, read_only, rows, source
+from segments.reading import TooDear, read_only, source
 from segments.tally import external_ids, tally
+from smartcomm.core.db import fetch_all
 
 #: With no more customers than these, counting them is as quick as estimating.
 COUNT_UP_TO = 20_000
@@ -102,7 +103,7 @@ def sentence_of(rule: rules.Rule) -> str:
 
 def has_few() -> bool:
     """There are so few customers that counting them is as quick as estimating."""
-    found = rows(
+    found = fetch_all(
         "SELECT count(*) FROM (SELECT 1 FROM customers_customer LIMIT %s) AS found",
         [COUNT_UP_TO + 1],
         using=source(),
@@ -136,7 +137,7 @@ def _reached(found: estimating.Estimate, now: datetime) -> dict[str, int]:
     reached = {}
     with read_only(REACH_MS, using=source(), **LOOK_UP):
         for channel, query in reach.queries(now=now, restrict=found.members).items():
-            counted = rows(
+            counted = fetch_all(
                 f"SELECT count(*) FROM ({query.sql}) AS reached",  # noqa: S608
                 query.params,
                 using=source(),

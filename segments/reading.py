@@ -7,19 +7,22 @@ does not slow down those who write.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 from django.conf import settings
-from django.db import DEFAULT_DB_ALIAS, OperationalError, connections, transaction
+from django.db import DEFAULT_DB_ALIAS, OperationalError, transaction
 
+from smartcomm.core.db import QUERY_CANCELED, fetch_all, sqlstate
 from smartcomm.core.errors import UserError
 
 REPLICA = "replica"
-QUERY_CANCELED = "57014"
 #: What a replica answers when what it reads was just cleaned up on the primary.
 RECOVERY_CONFLICT = "40001"
+
+
+#: What is said of a fault that is nobody's who made a rule.
+FAULT = "Counting failed. Whoever runs this installation finds the cause in its log."
 
 
 class TooDear(UserError):
@@ -56,32 +59,27 @@ def read_only(
             # Within another transaction this takes the settings back.
             transaction.set_rollback(True, using=using)
     except OperationalError as error:
-        state = getattr(error.__cause__, "sqlstate", "")
+        state = sqlstate(error)
         if state not in (QUERY_CANCELED, RECOVERY_CONFLICT):
             raise
         # Which of both it was, PostgreSQL says in the language of its administrator.
         is_early = time.monotonic() - began < limit_ms / 1000
         if state == QUERY_CANCELED and is_early:
             raise Stopped from error
-        raise TooDear(
-            f"Counting takes longer than {limit_ms / 1000:g} seconds, and was stopped. "
-            "Shorten the periods, or ask for rarer events."
-        ) from error
+        raise TooDear(too_long(limit_ms)) from error
 
 
-def rows(
-    sql: str, params: Sequence[Any] | Mapping[str, Any] = (), *, using: str
-) -> list[tuple[Any, ...]]:
-    """Run one statement there and return its rows."""
-    with connections[using].cursor() as cursor:
-        cursor.execute(sql, params)
-        found: list[tuple[Any, ...]] = cursor.fetchall()
-        return found
+def too_long(limit_ms: int, what: str = "Counting") -> str:
+    """What is said of a rule that took longer than is allowed."""
+    return (
+        f"{what} takes longer than {limit_ms / 1000:g} seconds, and was stopped. "
+        "Shorten the periods, or ask for rarer events."
+    )
 
 
 def _set(local: Mapping[str, str], limit_ms: int, using: str) -> None:
     names = {**local, "statement_timeout": str(max(1, limit_ms))}
     calls = ", ".join(["set_config(%s, %s, true)"] * len(names))
-    rows(
+    fetch_all(
         f"SELECT {calls}", [one for pair in names.items() for one in pair], using=using
     )

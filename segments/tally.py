@@ -9,8 +9,9 @@ from datetime import datetime
 from segments import reach, rules
 from segments.compile import IdRange, Restrict, compile_rule
 from segments.dictionary import Dictionary
-from segments.reading import rows, source
+from segments.reading import source
 from segments.sql import Sql, join, sql
+from smartcomm.core.db import fetch_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def tally(
         Sql(members.sql, members.params),
         join(", ", columns),
     )
-    base_found, found, ids, *reached = rows(
+    base_found, found, ids, *reached = fetch_all(
         statement.text, statement.params, using=source()
     )[0]
     return Tally(
@@ -67,7 +68,7 @@ def tally(
 def external_ids(ids: Sequence[int]) -> list[str]:
     """What the customers are called outside, in the order given."""
     found = dict(
-        rows(
+        fetch_all(
             "SELECT id, external_id FROM customers_customer "
             "WHERE id = ANY(%s::bigint[])",
             [list(ids)],

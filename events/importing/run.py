@@ -32,7 +32,7 @@ from events.importing.refused import RefusedRows
 from events.ingest import DUPLICATE, REJECTED, record_events
 from events.models import EventField, Format, Import, Kind, RejectedEvent
 from events.wire import UNSTORABLE, Refusal
-from smartcomm.core.db import claim, fetch_all
+from smartcomm.core.db import claim, fetch_all, sqlstate
 from smartcomm.core.errors import UserError
 
 logger = structlog.get_logger(__name__)
@@ -441,7 +441,7 @@ class _Worker:
                 with transaction.atomic():
                     return self._write(batch, now=timezone.now())
             except OperationalError as error:
-                deadlock = getattr(error.__cause__, "sqlstate", "") == DEADLOCK
+                deadlock = sqlstate(error) == DEADLOCK
                 if not deadlock or attempt == ATTEMPTS:
                     raise
         raise AssertionError("unreachable")

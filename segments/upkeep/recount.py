@@ -21,9 +21,10 @@ from django.utils import timezone
 from customers.models import Customer
 from segments.compile import IdRange, compile_rule
 from segments.models import Change, Counted, Membership, Reminder, Segment, Upkeep
+from segments.reading import FAULT, too_long
 from segments.upkeep import applying, clock, settling
 from segments.upkeep.meanings import NO_RECOUNT, Meaning, fail
-from smartcomm.core.db import execute, fetch_all
+from smartcomm.core.db import QUERY_CANCELED, execute, fetch_all, sqlstate
 from smartcomm.core.errors import UserError
 
 logger = structlog.get_logger(__name__)
@@ -263,17 +264,14 @@ def reason(error: Exception, segment: Segment) -> str:
     """Why a segment cannot be kept, for people. Raises what passes by itself."""
     if isinstance(error, UserError):
         return error.message
-    state = getattr(error.__cause__, "sqlstate", None) or ""
     if isinstance(error, OperationalError):
-        if state == "57014":  # query_canceled
-            return (
-                f"Counting takes longer than {LIMIT_MS / 1000:g} seconds, and was "
-                "stopped. Shorten the periods, or ask for rarer events."
-            )
+        state = sqlstate(error)
+        if state == QUERY_CANCELED:
+            return too_long(LIMIT_MS)
         if state in PASSING or not state or state.startswith("08"):
             raise error
     logger.error("segments.fault", segment=segment.pk, exc_info=error)
-    return "Counting failed. Whoever runs this installation finds the cause in its log."
+    return FAULT
 
 
 def _of(segment: Segment) -> QuerySet[Segment]:

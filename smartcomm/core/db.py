@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from django.db import connection, models
+from django.db import DEFAULT_DB_ALIAS, Error, connection, connections, models
 
 M = TypeVar("M", bound=models.Model)
 
@@ -47,10 +47,13 @@ def claim(rows: models.QuerySet[M], limit: int) -> list[M]:
 
 
 def fetch_all(
-    sql: str, params: Sequence[Any] | dict[str, Any] = ()
+    sql: str,
+    params: Sequence[Any] | Mapping[str, Any] = (),
+    *,
+    using: str = DEFAULT_DB_ALIAS,
 ) -> list[tuple[Any, ...]]:
-    """Run one statement and return its rows."""
-    with connection.cursor() as cursor:
+    """Run one statement on that database and return its rows."""
+    with connections[using].cursor() as cursor:
         cursor.execute(sql, params)
         rows: list[tuple[Any, ...]] = cursor.fetchall()
         return rows
@@ -61,6 +64,15 @@ def execute(sql: str, params: Sequence[Any] | dict[str, Any] = ()) -> int:
     with connection.cursor() as cursor:
         cursor.execute(sql, params)
         return int(cursor.rowcount)
+
+
+#: A statement was ended: by its time limit, or from outside.
+QUERY_CANCELED = "57014"
+
+
+def sqlstate(error: Error) -> str:
+    """PostgreSQL's five letters for what went wrong; empty where it said nothing."""
+    return getattr(error.__cause__, "sqlstate", None) or ""
 
 
 def batches(items: Iterable[Any], size: int) -> Iterable[list[Any]]:

@@ -15,6 +15,7 @@ from django.db import OperationalError, connection, models, transaction
 from django.db.models import Max, Min
 from django.db.models.fields.tuple_lookups import Tuple, TupleLessThan
 
+from smartcomm.core.db import QUERY_CANCELED, sqlstate
 from smartcomm.core.errors import Invalid
 
 M = TypeVar("M", bound=models.Model)
@@ -174,7 +175,7 @@ def count(rows: models.QuerySet[Any], *, up_to: int = EXACT_UP_TO) -> Count:
     try:
         number = _count_for_a_while(rows, up_to + 1)
     except OperationalError as error:
-        if getattr(error.__cause__, "sqlstate", "") != "57014":  # query_canceled
+        if sqlstate(error) != QUERY_CANCELED:
             raise
         return Count(0, exact=False, at_least=True)
     if number > up_to:

@@ -12,6 +12,7 @@ from segments import reading, rules
 from segments.models import Segment
 from segments.preview import preview
 from segments.reading import TooDear
+from smartcomm.core.db import fetch_all
 from tests import make
 
 pytestmark = pytest.mark.django_db
@@ -61,7 +62,7 @@ def test_what_takes_too_long_is_stopped_and_says_so(monkeypatch):
     monkeypatch.setattr(
         previews,
         "tally",
-        lambda *a, **k: reading.rows("SELECT pg_sleep(5)", using="default"),
+        lambda *a, **k: fetch_all("SELECT pg_sleep(5)", using="default"),
     )
 
     with pytest.raises(TooDear, match=r"longer than 0\.05 seconds"):

@@ -22,6 +22,7 @@ from segments.dictionary import Dictionary
 from segments.models import Count
 from segments.preview import preview
 from segments.reading import TooDear
+from smartcomm.core.db import fetch_all
 from smartcomm.core.errors import Conflict, Invalid
 from tests import make
 from tests.client import Api, problem
@@ -154,7 +155,7 @@ def test_a_rule_too_dear_says_so_and_why(monkeypatch, settings):
     )
 
     def tally(rule, **more):
-        reading.rows("SELECT pg_sleep(10)", using="default")
+        fetch_all("SELECT pg_sleep(10)", using="default")
 
     monkeypatch.setattr(counting, "tally", tally)
     count = ask(rule)
@@ -216,7 +217,7 @@ def test_how_long_all_would_take_is_said_where_it_can_be_known(monkeypatch):
 
     def tally(rule, *, restrict, **more):
         if len(asked) == 2:
-            reading.rows("SELECT pg_sleep(10)", using="default")
+            fetch_all("SELECT pg_sleep(10)", using="default")
         asked.append(restrict)
         return really(rule, restrict=restrict, **more)
 
@@ -428,7 +429,7 @@ def test_a_request_that_counts_itself_is_not_taken_for_gone(monkeypatch):
 
 
 def slow(rule, **more):
-    reading.rows("SELECT pg_sleep(10)", using="default")
+    fetch_all("SELECT pg_sleep(10)", using="default")
 
 
 def test_what_is_too_dear_for_a_request_is_no_verdict_for_others(monkeypatch):
@@ -531,7 +532,7 @@ def counting_long(transactional_db, monkeypatch):
     crowd(3)
 
     def tally(rule, **more):
-        reading.rows(
+        fetch_all(
             "SELECT count(*), pg_sleep(30) FROM customers_customer", using="default"
         )
 
@@ -557,7 +558,7 @@ def counting_long(transactional_db, monkeypatch):
 
 
 def backends(count: Count) -> list[tuple]:
-    return reading.rows(
+    return fetch_all(
         "SELECT pid, state FROM pg_stat_activity WHERE application_name = %s "
         "AND wait_event = 'PgSleep'",
         [f"smartcomm count {count.pk}"],
@@ -578,12 +579,12 @@ def test_a_cancelled_count_ends_at_once_in_the_database_too(counting_long):
 def test_a_count_holds_nothing_but_the_lock_of_readers(counting_long):
     [(pid, _)] = backends(counting_long)
 
-    locks = reading.rows(
+    locks = fetch_all(
         "SELECT DISTINCT mode FROM pg_locks WHERE pid = %s AND locktype = 'relation'",
         [pid],
         using="default",
     )
-    xids = reading.rows(
+    xids = fetch_all(
         "SELECT backend_xid FROM pg_stat_activity WHERE pid = %s",
         [pid],
         using="default",
@@ -620,13 +621,13 @@ def test_rules_are_tried_on_the_replica_where_there_is_one(monkeypatch):
     # Opened here, as tests may open none that the settings do not name.
     connections["replica"].connect()
     used: list[str] = []
-    really = tallies.rows
+    really = tallies.fetch_all
 
-    def rows(sql, params=(), *, using):
+    def fetched(sql, params=(), *, using):
         used.append(using)
         return really(sql, params, using=using)
 
-    monkeypatch.setattr(tallies, "rows", rows)
+    monkeypatch.setattr(tallies, "fetch_all", fetched)
     try:
         count = ask()
         counting.work()

@@ -20,7 +20,8 @@ from segments.compile import compile_rule
 from segments.estimate import Draw, estimate, margin_of
 from segments.models import Segment
 from segments.preview import preview
-from segments.reading import TooDear, read_only, rows
+from segments.reading import TooDear, read_only
+from smartcomm.core.db import fetch_all
 from tests import make
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -180,7 +181,7 @@ CROWD = """
 def estimated(rule: dict, times: int) -> tuple[int, list[estimates.Estimate]]:
     parsed = rules.parse(rule)
     query = compile_rule(parsed, now=NOW)
-    true = len(rows(query.sql, query.params, using="default"))
+    true = len(fetch_all(query.sql, query.params, using="default"))
     return true, [estimate(parsed, now=NOW, budget_ms=40) for _ in range(times)]
 
 
@@ -229,7 +230,7 @@ def test_an_estimate_looks_customers_up_and_never_reads_a_whole_type(rule):
     with read_only(5000, **LOOK_UP):
         asked = Draw().more(200)
         query = compile_rule(rules.parse(rule), now=NOW, restrict=asked)
-        plan = rows(
+        plan = fetch_all(
             "EXPLAIN (ANALYZE, FORMAT JSON) " + query.sql, query.params, using="default"
         )[0][0][0]["Plan"]
 
@@ -389,7 +390,7 @@ def test_an_estimate_writes_nothing_and_takes_only_the_lock_of_readers():
         with read_only(5000, **LOOK_UP):
             asked = Draw().more(100)
             query = compile_rule(rules.parse(RULES[4]), now=NOW, restrict=asked)
-            rows(query.sql, query.params, using="default")
+            fetch_all(query.sql, query.params, using="default")
             cursor.execute(
                 "SELECT DISTINCT mode FROM pg_locks WHERE pid = pg_backend_pid() "
                 "AND locktype = 'relation' AND relation::regclass::text "
