@@ -96,7 +96,7 @@ def ask(
     if count is None or count.status == Count.Status.CANCELLED:
         count = Count.objects.create(
             rule=rules.to_json(rule),
-            context=_needed(rule, context),
+            context=needed(rule, context),
             askers=[asker],
             asked_at=now,
             wanted_at=now,
@@ -111,11 +111,11 @@ def recent(
 ) -> Count | None:
     """A count of the same rule that is under way, or ended within the last minute."""
     fresh = now - REUSED_FOR
-    needed = _needed(rule, context)
+    values = needed(rule, context)
     same = Count.objects.filter(rule=rules.to_json(rule))
     same = same.filter(
         # None alone would mean a JSON null.
-        **({"context__isnull": True} if needed is None else {"context": needed})
+        **({"context__isnull": True} if values is None else {"context": values})
     )
     return (
         same.filter(
@@ -232,7 +232,7 @@ def _refusal(count: Count) -> UserError:
     return Invalid(count.error, code=count.code)
 
 
-def _needed(
+def needed(
     rule: rules.Rule, context: Mapping[str, Any] | None
 ) -> dict[str, Any] | None:
     """What the rule takes from the event's context, and no more of it."""

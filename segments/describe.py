@@ -156,20 +156,13 @@ class _Describer:
         chosen = self._chosen(rule)
         # The count is not that of the other event.
         comma = "," if rule.beside else ""
-        match rule.question:
-            case rules.Count("=" | "<=", 0):
-                return f"never {chosen}"
-            case rules.Count(op, value):
-                return f"{chosen}{comma} {_times(op, value)}"
-            case rules.LastDate(op, value):
-                return f"the last {chosen}{comma} was {_when(op, value)}"
-            case rules.FirstDate(op, value):
-                return f"the first {chosen}{comma} was {_when(op, value)}"
-            case rules.DaysSinceLast(op, days):
-                return f"the last {chosen}{comma} was {_days_ago(op, days)}"
-            case rules.DaysSinceFirst(op, days):
-                return f"the first {chosen}{comma} was {_days_ago(op, days)}"
-        raise AssertionError(f"question without words: {rule.question!r}")
+        return _asked(
+            rule.question,
+            never=f"never {chosen}",
+            plain=f"{chosen}{comma}",
+            last=f"the last {chosen}{comma} was",
+            first=f"the first {chosen}{comma} was",
+        )
 
     def _chosen(self, rule: rules.Happened) -> str:
         chosen = _event(rule)
@@ -184,20 +177,13 @@ class _Describer:
     # Messages
 
     def _messaged(self, rule: rules.Messaged) -> str:
-        match rule.question:
-            case rules.Count("=" | "<=", 0):
-                return self._message(rule, "never ")
-            case rules.Count(op, value):
-                return f"{self._message(rule, '')} {_times(op, value)}"
-            case rules.LastDate(op, value):
-                return f"{self._message(rule, 'last ')} {_when(op, value)}"
-            case rules.FirstDate(op, value):
-                return f"{self._message(rule, 'first ')} {_when(op, value)}"
-            case rules.DaysSinceLast(op, days):
-                return f"{self._message(rule, 'last ')} {_days_ago(op, days)}"
-            case rules.DaysSinceFirst(op, days):
-                return f"{self._message(rule, 'first ')} {_days_ago(op, days)}"
-        raise AssertionError(f"question without words: {rule.question!r}")
+        return _asked(
+            rule.question,
+            never=self._message(rule, "never "),
+            plain=self._message(rule, ""),
+            last=self._message(rule, "last "),
+            first=self._message(rule, "first "),
+        )
 
     def _message(self, rule: rules.Messaged, how: str) -> str:
         text = f"{STAGES[rule.stage].format(how)} {LETTERS[rule.channel]}"
@@ -205,6 +191,26 @@ class _Describer:
             name = self.campaigns.get(rule.campaign, rule.campaign)
             text += f" of the campaign “{name}”"
         return text + _period(rule.period)
+
+
+def _asked(
+    question: rules.Question, *, never: str, plain: str, last: str, first: str
+) -> str:
+    """What is asked, of what was chosen as each question tells of it."""
+    match question:
+        case rules.Count("=" | "<=", 0):
+            return never
+        case rules.Count(op, value):
+            return f"{plain} {_times(op, value)}"
+        case rules.LastDate(op, value):
+            return f"{last} {_when(op, value)}"
+        case rules.FirstDate(op, value):
+            return f"{first} {_when(op, value)}"
+        case rules.DaysSinceLast(op, days):
+            return f"{last} {_days_ago(op, days)}"
+        case rules.DaysSinceFirst(op, days):
+            return f"{first} {_days_ago(op, days)}"
+    raise AssertionError(f"question without words: {question!r}")
 
 
 def _event(choice: rules.Happened | rules.Since | rules.Beside) -> str:

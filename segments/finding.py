@@ -7,7 +7,7 @@ from datetime import datetime
 from django.db.models import F, Q, QuerySet
 
 from segments.models import Segment, Upkeep
-from segments.upkeep.states import STALE_AFTER
+from segments.upkeep.states import is_away
 
 Status = Segment.Status
 
@@ -24,7 +24,7 @@ def with_status(
 ) -> QuerySet[Segment]:
     """Those in this state, as `upkeep.state` tells it of each. Costs a query more."""
     kept_at = Upkeep.objects.values_list("kept_at", flat=True).first()
-    is_away = kept_at is None or kept_at < now - STALE_AFTER
+    nobody_keeps = is_away(kept_at, now)
     is_list, is_archived = Q(kind=Segment.Kind.STATIC), Q(archived_at__isnull=False)
     failed = Q(status=Status.FAILED)
     counting = Q(recount_edition__isnull=False) | (
@@ -42,8 +42,8 @@ def with_status(
             return rows.filter(by_rule & ~failed & ~counting & ~kept)
         case Status.STALE:
             return rows.filter(
-                (~is_list & is_archived) | (well if is_away else Q(pk=0))
+                (~is_list & is_archived) | (well if nobody_keeps else Q(pk=0))
             )
         case Status.FRESH:
-            return rows.filter(is_list | (Q(pk=0) if is_away else well))
+            return rows.filter(is_list | (Q(pk=0) if nobody_keeps else well))
     return rows.none()

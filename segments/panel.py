@@ -104,14 +104,10 @@ def order(
     rule: rules.Rule, context: Mapping[str, Any] | None, shown: Mapping[str, Any]
 ) -> str:
     """What the page sends to have the rule counted exactly, as JSON for htmx."""
-    needed = {path.partition(".")[0] for path in rules.event_values(rule)}
-    values = (
-        {code: context[code] for code in needed if code in context} if context else None
-    )
     return json.dumps(
         {
             "scb_rule": json.dumps(rules.to_json(rule)),
-            "scb_context": json.dumps(values),
+            "scb_context": json.dumps(counting.needed(rule, context)),
             "scb_asker": shown["asker"],
             "scb_look": shown["look"],
         }

@@ -335,19 +335,21 @@ class SegmentPage(SegmentList):
         """The segment that a button is about; an answer for who did not press it."""
         if request.method != "POST":
             return HttpResponse(status=405)
-        segment: Segment | None = self.get_object(request, str(pk))
-        if segment is None or not self.has_view_permission(request, segment):
-            raise PermissionDenied
+        segment = self._visible(request, pk)
         if change and not self.has_change_permission(request, segment):
             raise PermissionDenied
         return segment
 
     def with_customers(self, request: HttpRequest, pk: int) -> Segment:
         """The segment, for who may see it and its customers."""
+        segment = self._visible(request, pk)
+        may_view_customers(request)
+        return segment
+
+    def _visible(self, request: HttpRequest, pk: int) -> Segment:
         segment: Segment | None = self.get_object(request, str(pk))
         if segment is None or not self.has_view_permission(request, segment):
             raise PermissionDenied
-        may_view_customers(request)
         return segment
 
     def page_of(self, segment: Segment) -> str:

@@ -145,9 +145,7 @@ def _segments(upkeep: Upkeep, now: datetime) -> dict[Segment, Meaning]:
 
 def _declare(upkeep: Upkeep, now: datetime) -> Round:
     """See to what is no single customer's: rules, declarations, lists, who is gone."""
-    told = [
-        what for (what,) in fetch_all("DELETE FROM segments_reminder RETURNING what")
-    ]
+    told = _reminders()
     broken = Segment.objects.filter(
         Q(retry_at=None) | Q(retry_at__lte=now), fingerprint="", archived_at=None
     ).filter(recount_wanted_at__isnull=False, kind=Segment.Kind.DYNAMIC)

@@ -44,7 +44,12 @@ def stale_since(now: datetime) -> datetime | None:
     """As of when all members are right, if that is too long ago; None if it is not, or
     nothing was ever kept."""
     kept_at = Upkeep.objects.values_list("kept_at", flat=True).first()
-    return kept_at if kept_at and kept_at < now - STALE_AFTER else None
+    return kept_at if kept_at and is_away(kept_at, now) else None
+
+
+def is_away(kept_at: datetime | None, now: datetime) -> bool:
+    """Whether nobody has kept the members for too long."""
+    return kept_at is None or kept_at < now - STALE_AFTER
 
 
 def _state(segment: Segment, kept_at: datetime | None, now: datetime) -> State:
@@ -63,7 +68,6 @@ def _state(segment: Segment, kept_at: datetime | None, now: datetime) -> State:
     if segment.status == Segment.Status.FAILED:
         since = segment.failed_at if segment.counted_at else None
         return State(Segment.Status.FAILED, f"Failed: {segment.error}", None, since)
-    is_stale = kept_at is None or kept_at < now - STALE_AFTER
     if segment.is_counting:
         # Since then nobody was put in or out.
         stood = segment.recount_wanted_at or segment.recount_began_at
@@ -76,7 +80,7 @@ def _state(segment: Segment, kept_at: datetime | None, now: datetime) -> State:
         return State(Segment.Status.COMPUTING, words, segment.percent, since)
     if segment.members_of == 0:
         return State(Segment.Status.NEW, "Not counted yet.", None, None)
-    if is_stale:
+    if is_away(kept_at, now):
         return State(
             Segment.Status.STALE,
             "Stale: nobody has kept the members up to date since then. "

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from customers.models import Channel, Consent, Customer, MailingCategory
 from messaging import suppressions
-from messaging.eligibility import ADDRESS, Situation, refusal
+from messaging.eligibility import ADDRESS, Refusal, Situation, refusal
 from messaging.models import ChannelSettings, Message, Suppression
 from smartcomm.site.timeline import CHANNEL_ICONS
 
@@ -48,10 +48,7 @@ def reach(customer: Customer, *, now: datetime) -> list[Reach]:
 
     Asks for `consents` and `devices` once if they have been prefetched.
     """
-    answers: Answers = {
-        (consent.channel, consent.category_id): consent
-        for consent in customer.consents.all()
-    }
+    answers = _answers(customer)
     defaults = dict(ChannelSettings.objects.values_list("channel", "default_consent"))
     categories = list(MailingCategory.objects.filter(is_active=True))
     known = _addresses(customer)
@@ -60,17 +57,12 @@ def reach(customer: Customer, *, now: datetime) -> list[Reach]:
     found = []
     for channel in Channel:
         consent = answers.get((channel, None))
-        address, is_valid = used[channel]
-        refused = refusal(
-            Situation(
-                channel=channel,
-                expires_at=now,
-                address=address,
-                address_is_valid=is_valid,
-                address_is_suppressed=channel in suppressed,
-                channel_answer=consent.is_granted if consent else None,
-                channel_default=defaults.get(channel, False),
-            ),
+        refused = _refused(
+            channel,
+            used[channel],
+            consent,
+            is_suppressed=channel in suppressed,
+            default=defaults.get(channel, False),
             now=now,
         )
         found.append(
@@ -101,28 +93,18 @@ def why(
     `category` is a code, or empty. For explaining rules of segments.
     """
     way = Channel(channel)
-    answers: Answers = {
-        (consent.channel, consent.category_id): consent
-        for consent in customer.consents.all()
-    }
+    answers = _answers(customer)
     mailing = MailingCategory.objects.filter(code=category).first()
-    consent = answers.get((way, None))
     takes = _takes(mailing, way, answers) if mailing else None
     settings = ChannelSettings.objects.filter(channel=way).first() or ChannelSettings()
-    address, is_valid = _used(way, _addresses(customer)[way])
-    refused = refusal(
-        Situation(
-            channel=way,
-            expires_at=now,
-            address=address,
-            address_is_valid=is_valid,
-            address_is_suppressed=bool(_suppressed({way: address})),
-            channel_answer=consent.is_granted if consent else None,
-            channel_default=settings.default_consent,
-            category=takes.category if takes else "",
-            category_answer=None if takes is None or takes.by_default else takes.yes,
-            category_default=takes is None or not takes.by_default or takes.yes,
-        ),
+    used = _used(way, _addresses(customer)[way])
+    refused = _refused(
+        way,
+        used,
+        answers.get((way, None)),
+        takes,
+        is_suppressed=bool(_suppressed({way: used[0]})),
+        default=settings.default_consent,
         now=now,
     )
     if refused is None:
@@ -133,6 +115,42 @@ def why(
         Message.Reason.INVALID_ADDRESS: f"The {what} must be corrected.",
         Message.Reason.SUPPRESSED_ADDRESS: "The address must be taken off that list.",
     }.get(Message.Reason(refused.reason), "The customer must say yes.")
+
+
+def _answers(customer: Customer) -> Answers:
+    return {
+        (consent.channel, consent.category_id): consent
+        for consent in customer.consents.all()
+    }
+
+
+def _refused(
+    channel: Channel,
+    used: tuple[str, bool],
+    consent: Consent | None,
+    takes: Takes | None = None,
+    *,
+    is_suppressed: bool,
+    default: bool,
+    now: datetime,
+) -> Refusal | None:
+    """Why the customer cannot be reached so, as sending would say; None if they can."""
+    address, is_valid = used
+    return refusal(
+        Situation(
+            channel=channel,
+            expires_at=now,
+            address=address,
+            address_is_valid=is_valid,
+            address_is_suppressed=is_suppressed,
+            channel_answer=consent.is_granted if consent else None,
+            channel_default=default,
+            category=takes.category if takes else "",
+            category_answer=None if takes is None or takes.by_default else takes.yes,
+            category_default=takes is None or not takes.by_default or takes.yes,
+        ),
+        now=now,
+    )
 
 
 def _addresses(customer: Customer) -> dict[Channel, list[tuple[str, bool]]]:
