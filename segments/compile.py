@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeGuard
 
 from segments import moments, outside, rules
 from segments.comparisons import (
@@ -214,6 +214,12 @@ ANSWERED = "answered"
 #: What is looked up in a list by its index.
 LIST_LOOKUPS = ("includes", "includes any of", "includes all of")
 FROM_CUSTOMERS = Sql("SELECT id AS customer_id FROM customers_customer")
+#: For each channel what it needs, and the address as suppressions spell it.
+ADDRESSES = {
+    "email": ("email", "lower(customers_customer.email)"),
+    "sms": ("phone", "customers_customer.phone"),
+    "push": ("token", "device.address"),
+}
 
 
 @dataclass
@@ -237,6 +243,8 @@ class _Compiler:
         match core:
             case rules.All(parts):
                 return self._all(parts)
+            case rules.Reachable():
+                return self._all((core,))
             case rules.AnyOf(parts):
                 return self._any(parts)
             case rules.Happened():
@@ -245,8 +253,6 @@ class _Compiler:
                 return self._messaged(core)
             case rules.ConsentIs(channel, answer, category):
                 return self._consent(channel, category, answer)
-            case rules.Reachable():
-                return self._reachable(core)
             case rules.InSegment(segment):
                 saved = self.dictionary.segments[segment].rule
                 return self._listed(segment) if saved is None else self.query(saved)
@@ -255,32 +261,43 @@ class _Compiler:
     def _all(self, parts: Sequence[rules.Rule]) -> _Query:
         """Attributes are read in one pass over customers; the rest are sets of ids."""
         conditions: list[rules.Rule] = []
+        reached: list[rules.Reachable] = []
         wanted: list[rules.Rule] = []
         unwanted: list[rules.Rule] = []
         for part in self._flat(parts):
             positive, core = without_negation(part)
             if self._condition(part) is not None:
                 conditions.append(part)
+            elif positive and isinstance(core, rules.Reachable):
+                reached.append(core)
+                for consent in self._consents_for(core):
+                    positive, core = without_negation(consent)
+                    (wanted if positive else unwanted).append(core)
             else:
                 (wanted if positive else unwanted).append(core)
+        sets, unwanted = self._sets(wanted, unwanted)
+        sets += [_Query(self._on_device()) for one in reached if one.channel == "push"]
+        found = self._who_of(
+            sets, conditions, [one for one in reached if one.channel != "push"]
+        )
+        return self._combine("EXCEPT", [found, *map(self.query, unwanted)])
 
-        def sets(groups: Sequence[Sequence[rules.Rule]]) -> list[_Query]:
-            return [
-                self._happened(first, _floor(first, wanted), more)
-                if isinstance(first, rules.Happened)
-                else self.query(first)
-                for first, *more in groups
-            ]
-
-        if wanted:
-            found = self._combine("INTERSECT", sets(self._alike(wanted)))
-            if conditions:
-                found = self._who_of(found, conditions)
-        else:
-            found = self._customers(
-                [one for part in conditions if (one := self._condition(part))]
-            )
-        return self._combine("EXCEPT", [found, *sets([[one] for one in unwanted])])
+    def _sets(
+        self, wanted: Sequence[rules.Rule], unwanted: Sequence[rules.Rule]
+    ) -> tuple[list[_Query], list[rules.Rule]]:
+        """A set of customers for all that is wanted, and what is still unwanted."""
+        sets = []
+        for first, *more in self._alike(wanted):
+            if not isinstance(first, rules.Happened):
+                sets.append(self.query(first))
+                continue
+            later = [one for one in unwanted if _asks_since(one, first)]
+            if later and not more and self._reaches_to_now(first):
+                sets.append(self._not_followed(first, later))
+                unwanted = [one for one in unwanted if one not in later]
+            else:
+                sets.append(self._happened(first, _floor(first, wanted), more))
+        return sets, list(unwanted)
 
     def _alike(self, parts: Sequence[rules.Rule]) -> list[list[rules.Rule]]:
         """What must all hold, with questions about the same events together, so that
@@ -306,22 +323,33 @@ class _Compiler:
             rule, moment, asked=False
         )
 
-    def _who_of(self, found: _Query, conditions: Sequence[rules.Rule]) -> _Query:
-        """Those of the set who meet all conditions on their attributes.
+    def _who_of(
+        self,
+        sets: Sequence[_Query],
+        conditions: Sequence[rules.Rule],
+        reached: Sequence[rules.Reachable],
+    ) -> _Query:
+        """Who is in all sets and meets all conditions on their attributes.
 
-        A join, so that customers are looked up one by one where the set is small. The
+        A join, so that customers are looked up one by one where the sets are small. The
         planner is shown one condition, and takes the others for a toss of a coin:
         multiplying its guesses, it would come to expect a single customer, and walk
         through the set again for each of those who turn up.
         """
-        first, *rest = sorted(conditions, key=lambda one: not self._has_index(one))
-        shown = [one for part in [first] if (one := self._condition(part))]
-        if rest:
-            hidden = [one for part in rest if (one := self._condition(part))]
-            shown.append(sql("COALESCE({}, FALSE)", join(" AND ", hidden)))
-        shown.append(Sql("id IN (SELECT customer_id FROM found)"))
+        first = sorted(conditions, key=lambda one: not self._has_index(one))
+        limits = [one for part in first if (one := self._condition(part))]
+        limits += [_has_address(one.channel) for one in reached]
+        free = [self._is_free(one.channel) for one in reached]
+        if not sets:
+            return self._customers([*limits, *free])
+        found = self._combine("INTERSECT", sets)
+        if not limits:
+            return found
+        shown, *rest = limits
+        hidden = [sql("COALESCE({}, FALSE)", join(" AND ", rest))] if rest else []
+        among = Sql("id IN (SELECT customer_id FROM found)")
+        query = self._customers([shown, *hidden, *free, among]).sql
         # Materialised, or each parallel worker would find the set anew.
-        query = self._customers(shown).sql
         return _Query(sql("WITH found AS MATERIALIZED ({}) {}", found.sql, query))
 
     def _has_index(self, rule: rules.Rule) -> bool:
@@ -428,11 +456,98 @@ class _Compiler:
     ) -> _Query:
         """`floor`: only customers with such an event matter; see `_floor`. `more` asks
         other questions about the same events; see `_alike`."""
+        if not more and self._is_looked_for_by_index(rule):
+            return self._unpaired(rule)
         query = self.chosen(rule, Sql("chosen.customer_id"), asked=True, floor=floor)
         questions = [
             one.question for one in (rule, *more) if isinstance(one, rules.Happened)
         ]
         return self._asked(query, questions, Sql("chosen.occurred_at"))
+
+    def _is_looked_for_by_index(self, rule: rules.Happened) -> bool:
+        """Has any event without one other beside it, and is chosen by no more than the
+        index of events knows; for a few customers there is nothing to gain."""
+        return (
+            (self.restrict is None or isinstance(self.restrict, IdRange))
+            and rule.question == rules.Count(">=", 1)
+            and not rule.where
+            and not rule.source
+            and not isinstance(rule.period, rules.Since)
+            and len(rule.beside) == 1
+            and not rule.beside[0].is_there
+            and rule.beside[0].event != rule.event
+        )
+
+    def _unpaired(self, rule: rules.Happened) -> _Query:
+        """Everyone with such an event, but for those with the other event too and a
+        pair for each of theirs.
+
+        Most customers have only one of the two, which the index alone tells: the
+        fields that make a pair are read for the rest of them.
+        """
+        (other,) = rule.beside
+        everyone = self.chosen(replace(rule, beside=()), Sql("chosen.customer_id"))
+        others = sql(
+            "SELECT other.customer_id FROM events_event AS other WHERE {}",
+            join(
+                " AND ",
+                [*self._chosen(other, "other"), *self._others_within(rule, other)],
+            ),
+        )
+        met = Sql("chosen.customer_id IN (SELECT customer_id FROM met)")
+        left = self.chosen(rule, Sql("chosen.customer_id"), only=met)
+        return _Query(
+            sql(
+                "WITH met AS MATERIALIZED (({}) INTERSECT ({})) "
+                "({}) EXCEPT ((SELECT customer_id FROM met) EXCEPT ({}))",
+                everyone,
+                others,
+                everyone,
+                left,
+            )
+        )
+
+    def _others_within(
+        self, rule: rules.Happened, other: rules.Beside, *, asked: bool = False
+    ) -> list[Sql]:
+        """Limits to the moment of the other: what is after an event that is not too
+        early is not too early either."""
+        early, late = self._within(rule, Sql("other.occurred_at"), asked=asked)
+        return {"before": late, "after": early}.get(other.order, [])
+
+    def _reaches_to_now(self, rule: rules.Happened) -> bool:
+        """The last event there is, if any, is one that the rule chooses."""
+        return not self._within(rule, Sql(""), asked=False)[1]
+
+    def _not_followed(
+        self, rule: rules.Happened, later: Sequence[rules.Happened]
+    ) -> _Query:
+        """Who has such an event, and none of the others since the last: both in one
+        pass over the events, the commonest question there is."""
+        early, _ = self._within(rule, Sql("begun.occurred_at"), asked=False)
+        last = Sql("MAX(begun.occurred_at) AS moment")
+        none = []
+        for one in later:
+            limits = [
+                Sql("chosen.customer_id = since.customer_id"),
+                Sql("chosen.occurred_at > since.moment"),
+                *self._chosen(one, "chosen"),
+                # What is after one that is not too early is not too early either.
+                *self._within(rule, Sql("chosen.occurred_at"), asked=False)[0],
+            ]
+            none.append(
+                sql(
+                    "NOT EXISTS (SELECT FROM events_event AS chosen WHERE {})",
+                    join(" AND ", limits),
+                )
+            )
+        return _Query(
+            sql(
+                "SELECT customer_id FROM ({}) AS since WHERE {}",
+                self._extremes(rule, "begun", last, within=early),
+                join(" AND ", none),
+            )
+        )
 
     def _asked(
         self, query: Sql, questions: Sequence[rules.Question], moment: Sql
@@ -511,13 +626,15 @@ class _Compiler:
         *,
         asked: bool = False,
         floor: rules.Happened | None = None,
+        only: Sql | None = None,
     ) -> Sql:
         """SELECT these columns of the events that the rule looks at.
 
-        If `asked`, those are left out that the answer does not depend on.
+        If `asked`, those are left out that the answer does not depend on. `only` is one
+        more condition on them.
         """
         tables = Sql("events_event AS chosen")
-        conditions = self._chosen(rule, "chosen")
+        conditions = [*self._chosen(rule, "chosen"), *([only] if only else [])]
         for bounds in self._within(rule, Sql("chosen.occurred_at"), asked=asked):
             conditions += bounds
         if isinstance(rule.period, rules.Since):
@@ -605,22 +722,20 @@ class _Compiler:
         hash, and a customer with very many events costs no more than these. Others are
         looked for only where anything was picked.
         """
-        moment = Sql("other.occurred_at")
-        # What is after an event that is not too early is not too early either.
-        early, late = self._within(rule, moment, asked=asked)
-        match other.order:
-            case "before":
-                what, test, within = "MIN({}) AS moment", "moment < {}", late
-            case "after":
-                what, test, within = "MAX({}) AS moment", "moment > {}", early
-            case _:
-                what, test, within = "MIN(other.id) AS a, MAX(other.id) AS z", "", []
+        what, test = {
+            "before": ("MIN(other.occurred_at) AS moment", "<"),
+            "after": ("MAX(other.occurred_at) AS moment", ">"),
+            "any": ("MIN(other.id) AS a, MAX(other.id) AS z", ""),
+        }[other.order]
         found = self._extremes(
             other,
             "other",
-            sql(what, moment) if "{}" in what else Sql(what),
+            Sql(what),
             self._keys(other.event, other.same, "other"),
-            [*within, Sql("other.customer_id IN (SELECT customer_id FROM picked)")],
+            [
+                *self._others_within(rule, other, asked=asked),
+                Sql("other.customer_id IN (SELECT customer_id FROM picked)"),
+            ],
         )
         matches = [
             Sql("beside.customer_id = chosen.customer_id"),
@@ -630,7 +745,7 @@ class _Compiler:
             ),
         ]
         if test:
-            matches.append(sql(f"beside.{test}", Sql("chosen.occurred_at")))
+            matches.append(Sql(f"beside.moment {test} chosen.occurred_at"))
         elif other.event == rule.event:
             # There is another one than itself.
             matches.append(Sql("(beside.a <> chosen.id OR beside.z <> chosen.id)"))
@@ -749,64 +864,48 @@ class _Compiler:
             )
         )
 
-    def _reachable(self, rule: rules.Reachable) -> _Query:
-        """As messaging decides when a message is really sent: an address that is valid
-        and not suppressed, and a yes, or no answer where that counts as one."""
+    def _consents_for(self, rule: rules.Reachable) -> Iterator[rules.Rule]:
+        """What must hold, besides the address: a yes, or no answer where that counts
+        as one, for the channel and for the category on it."""
         assumed = [("", self.dictionary.defaults[rule.channel])]
         if rule.category:
             category = self.dictionary.categories[rule.category]
             assumed.append((rule.category, rule.channel in category.default_channels))
-        wanted = [_Query(self._reached(rule.channel))]
-        unwanted = []
         for code, default in assumed:
             if default:
-                unwanted.append(self._consent(rule.channel, code, "no"))
+                yield rules.Not(rules.ConsentIs(rule.channel, "no", code))
             else:
-                wanted.append(self._consent(rule.channel, code, "yes"))
-        found = self._combine("INTERSECT", wanted)
-        return self._combine("EXCEPT", [found, *unwanted])
+                yield rules.ConsentIs(rule.channel, "yes", code)
 
-    def _addresses(self, channel: str) -> Sql:
-        """(customer_id, address) of all who have a valid one."""
-        if channel == "push":
-            # That of the device heard of last.
-            return sql(
-                "SELECT customer_id, token AS address FROM ("
-                "SELECT DISTINCT ON (customer_id) customer_id, token "
-                "FROM customers_device WHERE {} "
-                "ORDER BY customer_id, updated_at DESC, id DESC"
-                ") AS device WHERE token <> ''",
-                join(" AND ", [Sql("is_valid"), *self._restricted("customer_id")]),
-            )
-        column, key = {
-            "email": ("email", "lower(email)"),
-            "sms": ("phone", "phone"),
-        }[channel]
+    def _on_device(self) -> Sql:
+        """Who has a device for push: that heard of last counts."""
         return sql(
-            f"SELECT id AS customer_id, {key} AS address "  # noqa: S608
-            "FROM customers_customer WHERE {}",
-            join(
-                " AND ",
-                [Sql(f"{column} <> '' AND {column}_is_valid"), *self._restricted("id")],
-            ),
+            "SELECT customer_id FROM ("
+            "SELECT DISTINCT ON (customer_id) customer_id, token AS address "
+            "FROM customers_device WHERE {} "
+            "ORDER BY customer_id, updated_at DESC, id DESC"
+            ") AS device WHERE address <> '' AND {}",
+            join(" AND ", [Sql("is_valid"), *self._restricted("customer_id")]),
+            self._is_free("push"),
         )
 
-    def _reached(self, channel: str) -> Sql:
-        """Who has a valid address that is not suppressed."""
-        matches = [
-            sql("held.channel = {}", channel),
-            Sql("held.address = reached.address"),
-        ]
+    def _is_free(self, channel: str) -> Sql:
+        """Nothing is suppressed that the customer is reached by."""
+        _, address = ADDRESSES[channel]
+        matches = [sql("held.channel = {}", channel), Sql(f"held.address = {address}")]
         if self.restrict is not None and not isinstance(self.restrict, IdRange):
             # For a few it is looked up in the index; for many, hashing is dear.
-            matches.append(Sql("md5(held.address) = md5(reached.address)"))
+            matches.append(Sql(f"md5(held.address) = md5({address})"))
         return sql(
-            "SELECT customer_id FROM ({}) AS reached WHERE NOT EXISTS ("
-            "SELECT FROM {} AS held WHERE {})",
-            self._addresses(channel),
+            "NOT EXISTS (SELECT FROM {} AS held WHERE {})",
             Sql(outside.known().suppressions),
             join(" AND ", matches),
         )
+
+
+def _has_address(channel: str) -> Sql:
+    column, _ = ADDRESSES[channel]
+    return Sql(f"({column} <> '' AND {column}_is_valid)")
 
 
 def _chooses_as(one: rules.Rule, other: rules.Rule) -> bool:
@@ -815,6 +914,20 @@ def _chooses_as(one: rules.Rule, other: rules.Rule) -> bool:
         isinstance(one, rules.Happened)
         and isinstance(other, rules.Happened)
         and replace(one, question=other.question) == other
+    )
+
+
+def _asks_since(other: rules.Rule, first: rules.Happened) -> TypeGuard[rules.Happened]:
+    """The other asks whether there is any event since the last that `first` chooses."""
+    any_at_all = rules.Count(">=", 1)
+    return (
+        isinstance(other, rules.Happened)
+        and isinstance(other.period, rules.Since)
+        and (other.question, other.beside) == (any_at_all, ())
+        and (first.question, first.beside) == (any_at_all, ())
+        and not isinstance(first.period, rules.Since)
+        and (other.period.event, other.period.where, set(other.period.source))
+        == (first.event, first.where, set(first.source))
     )
 
 
