@@ -358,8 +358,10 @@ def test_reachable_is_who_would_be_written_to_now():
     reach = {"reachable": "email"}
 
     assert members(reach) == {anna.pk, bert.pk}
-    Suppression.objects.create(channel="email", address=bert.email, reason="bounced")
+    for held in [("email", bert.email), ("sms", anna.email)]:
+        Suppression.objects.create(channel=held[0], address=held[1], reason="bounced")
     assert members(reach) == {anna.pk}
+    assert members({"not": reach}) == {bert.pk, silent.pk}
     ChannelSettings.objects.create(channel="email", default_consent=True)
     assert members(reach) == {anna.pk, silent.pk}
     MailingCategory.objects.create(code="news", name="News", default_email=False)
