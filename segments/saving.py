@@ -20,6 +20,8 @@ from segments.upkeep import refuse_feeding, rule_saved
 from smartcomm.core.db import execute
 from smartcomm.core.errors import Conflict, Invalid, NotFound
 
+MAX_DESCRIPTION = 2_000
+
 COPY_MEMBERS = """
     INSERT INTO segments_membership (customer_id, segment_id, since)
     SELECT customer_id, %s, %s FROM segments_membership WHERE segment_id = %s
@@ -199,6 +201,16 @@ def checked(wanted: Wanted, segment: Segment) -> Wanted:
     name = wanted.name.strip()
     if not name:
         raise Invalid("Give the segment a name.", field="name")
+    for place, text in (("name", name), ("description", wanted.description)):
+        if rules.UNSTORABLE.search(text):
+            raise Invalid(
+                f"The {place} has a character that no text can hold.", field=place
+            )
+    if len(wanted.description) > MAX_DESCRIPTION:
+        raise Invalid(
+            f"A description has at most {MAX_DESCRIPTION:,} characters.",
+            field="description",
+        )
     if segment.is_static:
         if wanted.rule is not None:
             raise Invalid("A list has no rule.", field="rule")

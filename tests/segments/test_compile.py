@@ -148,7 +148,7 @@ def test_a_list_of_the_event_may_stand_for_the_list_of_in():
     [
         ("price", "1e999999"),
         ("price", "-1e-999999"),
-        ("price", "9" * 32_000 + "e999"),
+        ("price", "9" * 4_000 + "e999"),
         ("day", "2026-01-01T00:00:00+99:99"),
         ("day", "2026-13-45"),
         ("day", "0000-01-01"),
