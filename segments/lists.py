@@ -420,7 +420,7 @@ def recount(segment: Segment, *, now: datetime | None = None) -> int:
 
 
 def _lock(segment: Segment) -> Segment:
-    stored = saving.lock(segment)
+    stored = saving.lock_row(segment)
     if not stored.is_static:
         raise Conflict(
             f"The customers of “{stored}” follow from its rule. Change the rule, or "

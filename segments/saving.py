@@ -57,13 +57,16 @@ def create(
     taken, RuleError for a rule that is not understood."""
     now = now or timezone.now()
     segment = Segment(kind=kind, created_by_id=user_id)
-    told = checked(wanted, segment)
-    segment.name, segment.description = told.name, told.description
-    segment.rule, segment.is_watched = told.rule, told.is_watched
-    if segment.is_static:
-        segment.count, segment.counted_at = 0, now
-        segment.status, segment.members_of = Segment.Status.FRESH, segment.edition
     with transaction.atomic():
+        if not segment.is_static:
+            # A list asks for nobody, and may take long to be filled.
+            usage.hold()
+        told = checked(wanted, segment)
+        segment.name, segment.description = told.name, told.description
+        segment.rule, segment.is_watched = told.rule, told.is_watched
+        if segment.is_static:
+            segment.count, segment.counted_at = 0, now
+            segment.status, segment.members_of = Segment.Status.FRESH, segment.edition
         _write(segment)
         versions.keep(segment, author=author, now=now)
         rule_saved(segment)
@@ -109,18 +112,27 @@ def change(
 
 
 def lock(segment: Segment, *, seen: int | None = None) -> Segment:
-    """The segment as it is now, locked. Call inside a transaction."""
-    stored = (
-        Segment.objects.select_for_update(no_key=True).filter(pk=segment.pk).first()
-    )
-    if stored is None:
-        raise NotFound("The segment was deleted meanwhile.")
+    """The segment as it is now, locked, and all that segments ask of each other. Call
+    inside a transaction."""
+    usage.hold()
+    stored = lock_row(segment)
     if seen is not None and seen != (newest := versions.current_number(stored)):
         raise ChangedMeanwhile(
             f"The segment was saved by somebody else since: version {newest} is there "
             f"now, and you had version {seen}. Read it again, then change it.",
             field="version",
         )
+    return stored
+
+
+def lock_row(segment: Segment) -> Segment:
+    """The segment as it is now, locked; others may be saved meanwhile. Call inside a
+    transaction."""
+    stored = (
+        Segment.objects.select_for_update(no_key=True).filter(pk=segment.pk).first()
+    )
+    if stored is None:
+        raise NotFound("The segment was deleted meanwhile.")
     return stored
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from django import forms
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied, ValidationError
+from django.db import connection
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import path, reverse
 from django.utils import timezone
@@ -230,6 +231,8 @@ class SegmentPage(SegmentList):
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
         """What goes: not each of a million members."""
+        if request.method == "POST" and connection.in_atomic_block:
+            usage.hold()  # Until they are deleted.
         told, protected = [], []
         for segment in objs:
             many = segment.count or 0
@@ -240,6 +243,13 @@ class SegmentPage(SegmentList):
                 protected.append(error.message)
         needed = set() if self.has_delete_permission(request) else {"segment"}
         return told, {self.opts.verbose_name_plural: len(told)}, needed, protected
+
+    def delete_queryset(self, request: HttpRequest, queryset: Any) -> None:
+        for segment in queryset:
+            try:
+                saving.delete(segment)
+            except UserError as error:
+                self.message_user(request, error.message, messages.ERROR)
 
     # Deeds
 
