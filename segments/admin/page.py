@@ -241,6 +241,9 @@ class SegmentPage(SegmentList):
         needed = set() if self.has_delete_permission(request) else {"segment"}
         return told, {self.opts.verbose_name_plural: len(told)}, needed, protected
 
+    def delete_model(self, request: HttpRequest, obj: Segment) -> None:
+        saving.delete(obj)
+
     # Deeds
 
     def get_urls(self) -> list[Any]:
