@@ -16,7 +16,7 @@ from django.utils import timezone
 from segments import rules, usage, versions
 from segments.dictionary import Dictionary
 from segments.models import Segment, SegmentVersion
-from segments.upkeep import refuse_feeding, rule_saved
+from segments.upkeep import hold_keeper, refuse_feeding, rule_saved
 from smartcomm.core.db import execute
 from smartcomm.core.errors import Conflict, Invalid, NotFound
 
@@ -199,6 +199,7 @@ def delete(segment: Segment) -> None:
     """Delete the segment, its members and versions. Raises Conflict while something
     needs it."""
     with transaction.atomic():
+        hold_keeper()
         stored = lock(segment)
         usage.refuse_if_used(stored)
         stored.delete()

@@ -25,7 +25,7 @@ from segments.admin.access import may_view_customers
 from segments.admin.changelist import SegmentList, author_of, in_words
 from segments.models import Segment
 from segments.saving import Wanted
-from segments.upkeep import state
+from segments.upkeep import hold_keeper, state
 from segments.versions import Saved
 from smartcomm.core.errors import UserError
 
@@ -232,6 +232,7 @@ class SegmentPage(SegmentList):
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
         """What goes: not each of a million members."""
         if request.method == "POST" and connection.in_atomic_block:
+            hold_keeper()
             usage.hold()  # Until they are deleted.
         told, protected = [], []
         for segment in objs:
@@ -243,6 +244,9 @@ class SegmentPage(SegmentList):
                 protected.append(error.message)
         needed = set() if self.has_delete_permission(request) else {"segment"}
         return told, {self.opts.verbose_name_plural: len(told)}, needed, protected
+
+    def delete_model(self, request: HttpRequest, obj: Segment) -> None:
+        saving.delete(obj)
 
     def delete_queryset(self, request: HttpRequest, queryset: Any) -> None:
         for segment in queryset:
