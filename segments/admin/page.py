@@ -46,6 +46,11 @@ class SegmentForm(forms.ModelForm):
         labels: ClassVar = {
             "is_watched": "Record events when customers enter or leave",
         }
+        error_messages: ClassVar = {
+            "name": {
+                "unique": "There is a segment of this name already. Choose another."
+            }
+        }
         widgets: ClassVar = {
             "name": UnfoldAdminTextInputWidget(
                 attrs={"placeholder": "For example: Bag lovers in Paris"}
@@ -65,6 +70,7 @@ class SegmentForm(forms.ModelForm):
             stored = self._stored()
         except UserError as error:
             raise ValidationError(error.message, code=error.code) from error
+        self._refuse_deleted(stored)
         self._refuse_changed(stored)
         if not self.errors:
             self.wanted = self._wanted(stored)
@@ -96,6 +102,14 @@ class SegmentForm(forms.ModelForm):
             data.get("rule") if touched else stored and stored.rule,
             data.get("is_watched", False),
         )
+
+    def _refuse_deleted(self, stored: Segment | None) -> None:
+        if stored is None and "seen" in self.data:
+            raise ValidationError(
+                "Somebody deleted this segment while you were editing it. Nothing of "
+                "yours is lost: save again to make it anew.",
+                code="deleted_meanwhile",
+            )
 
     def _refuse_changed(self, stored: Segment | None) -> None:
         seen = self.data.get("seen", "")
@@ -175,6 +189,37 @@ class SegmentPage(SegmentList):
     @display(description="Rule")
     def in_words(self, segment: Segment) -> str:
         return in_words(segment, versions.Words())
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        """The form, and saving it.
+
+        What others did between the check of the form and its saving is refused while
+        saving: the form, checked once more, finds it and says it beside the field.
+        """
+        if self._was_deleted(request, object_id):
+            object_id = None
+        asked = (request, object_id, form_url, extra_context)
+        try:
+            response: HttpResponse = super().changeform_view(*asked)
+        except UserError:
+            response = super().changeform_view(*asked)
+        return response
+
+    def _was_deleted(self, request: HttpRequest, object_id: str | None) -> bool:
+        """Whether somebody deleted the segment whose rule is being sent: the rule is
+        not lost with it, it may become a new one."""
+        return (
+            "rule.opt.words" in request.POST
+            and object_id is not None
+            and self.has_add_permission(request)
+            and self.get_object(request, object_id) is None
+        )
 
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
