@@ -210,9 +210,14 @@
 
   /* A field with offers below it (an ARIA combobox), for one value or for several - */
 
+  // Of a pasted column every line is a value, commas and all. In double quotes stands a
+  // value with a comma; a double quote within them is written twice.
+  const OPEN_QUOTE = /^"(?:[^"]|"")*$/;
   function split(text) {
-    const whole = text.trim().match(/^"([^"]+)"$/);
-    return whole ? [whole[1]] : text.split(/[,;\n\t]/).map((part) => part.trim()).filter(Boolean);
+    const marks = /[\n\t]/.test(text.trim()) ? "\n\t" : ",;";
+    const value = new RegExp(`\\s*(?:"((?:[^"]|"")+)"|([^${marks}]*?))[,;\\s]*(?:[${marks}]|$)`, "g");
+    const found = [...text.matchAll(value)].map(([, quoted, plain]) => quoted?.replaceAll('""', '"') ?? plain);
+    return found.filter(Boolean);
   }
 
   const rulePicker = () => ({
@@ -344,7 +349,7 @@
           if (this.key) return this.add(split(input.value));
           this.close();
           input.dispatchEvent(new Event("change", { bubbles: true }));
-        } else if (key === "," && this.key && !input.value.startsWith('"')) {
+        } else if (key === "," && this.key && !OPEN_QUOTE.test(input.value)) {
           event.preventDefault();
           this.add(split(input.value));
         } else if (key === "Backspace" && this.key && !input.value) {

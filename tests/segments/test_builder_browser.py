@@ -447,6 +447,31 @@ def test_values_are_chosen_and_typed_one_after_the_other_without_waiting(
     expect(builder.locator(".scb-count")).to_contain_text("2 customers")
 
 
+def test_a_value_may_have_commas_and_quotes_and_a_pasted_line_is_one_value(
+    builder: Page,
+):
+    builder.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    add(builder, "Attribute")
+    city = condition(builder, 0)
+    city.get_by_label("Attribute").select_option("City")
+    city.get_by_label("Comparison").select_option("is one of")
+    city.get_by_role("combobox", name="Values").click()
+    builder.keyboard.type('"5"", black","Bag, red",17" wheel,')
+    builder.evaluate("navigator.clipboard.writeText('Paris, Texas\\nRome,\\n')")
+    builder.keyboard.press("Control+v")
+    expect(city.locator(".scb-chip")).to_have_count(5)
+
+    builder.get_by_label("Name*").fill("Odd")
+
+    assert saved(builder)["all"][0]["value"] == [
+        '5", black',
+        "Bag, red",
+        '17" wheel',
+        "Paris, Texas",
+        "Rome",
+    ]
+
+
 def test_what_was_removed_comes_back_with_undo(builder: Page):
     add(builder, "Attribute")
     city = condition(builder, 0)
