@@ -205,6 +205,20 @@ def test_the_list_shows_a_line_of_the_last_days_and_where_it_breaks(staff):
     assert chart.count('class="sd-day"') == 4
 
 
+def test_on_its_first_day_a_segment_shows_a_dot_and_what_will_be_there(staff):
+    segment = make.kept(make.segment("In Paris", PARIS), make.customer())
+    today = timezone.localdate()
+    DailyCount.objects.update_or_create(
+        segment=segment, day=today, defaults={"count": 1}
+    )
+
+    page = staff.get(reverse(LIST)).content.decode()
+
+    assert 'aria-label="1 on the one day counted so far"' in page
+    chart = staff.get(page_of("change", segment)).content.decode()
+    assert "The line begins with the second day of counting" in chart
+
+
 def names_in(staff: Client, **asked: str) -> list[str]:
     found = staff.get(reverse(LIST), asked).context["cl"].result_list
     return [segment.name for segment in found]
