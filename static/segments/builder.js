@@ -7,7 +7,7 @@
   const LOST = "This did not work. Check the connection and try again.";
   const LOGGED_OUT = "You are logged out. Log in again in another tab, then go on here: nothing is lost.";
   const NO_COUNT = "The count could not be asked for. Check the connection, then change anything to try again.";
-  const ROOM = 330; // pixels that a list of offers and the bar at the foot take
+  const ROOM = 360; // pixels that a list of offers and the bar at the foot take
   const MANY = 50; // values: more are lines of one field
   // After these, what was typed meanwhile still has its place.
   const IN_PLACE = ["changed", "add", "show"];
