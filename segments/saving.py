@@ -20,6 +20,9 @@ from segments.upkeep import refuse_feeding, rule_saved
 from smartcomm.core.db import execute
 from smartcomm.core.errors import Conflict, Invalid, NotFound
 
+#: So many letters a description may have.
+DESCRIPTION = 2_000
+
 COPY_MEMBERS = """
     INSERT INTO segments_membership (customer_id, segment_id, since)
     SELECT customer_id, %s, %s FROM segments_membership WHERE segment_id = %s
@@ -199,6 +202,13 @@ def checked(wanted: Wanted, segment: Segment) -> Wanted:
     name = wanted.name.strip()
     if not name:
         raise Invalid("Give the segment a name.", field="name")
+    too_long = len(wanted.description) > DESCRIPTION
+    if too_long and wanted.description != segment.description:
+        raise Invalid(
+            f"The description has {len(wanted.description):,} letters; say it in "
+            f"{DESCRIPTION:,}.",
+            field="description",
+        )
     if segment.is_static:
         if wanted.rule is not None:
             raise Invalid("A list has no rule.", field="rule")

@@ -55,7 +55,9 @@ class SegmentForm(forms.ModelForm):
             "name": UnfoldAdminTextInputWidget(
                 attrs={"placeholder": "For example: Bag lovers in Paris"}
             ),
-            "description": UnfoldAdminTextareaWidget(attrs={"rows": 2}),
+            "description": UnfoldAdminTextareaWidget(
+                attrs={"rows": 2, "maxlength": saving.DESCRIPTION}
+            ),
             "is_watched": UnfoldBooleanSwitchWidget(),
         }
 

@@ -219,6 +219,26 @@ def test_on_its_first_day_a_segment_shows_a_dot_and_what_will_be_there(staff):
     assert "The line begins with the second day of counting" in chart
 
 
+def test_a_description_is_no_novel(staff):
+    segment = make.segment("Paris", PARIS)
+    url = page_of("change", segment)
+
+    answer = staff.post(url, form_at(staff, url) | {"description": ["x" * 2_001]})
+
+    assert "The description has 2,001 letters; say it in 2,000." in (
+        answer.content.decode()
+    )
+    made = {"name": "Guests", "description": "x" * 2_001, "by": "id"}
+    answer = staff.post(reverse("admin:segments_list_add"), made)
+    assert "at most 2000 characters" in answer.content.decode()
+    # What was longer before the limit hinders nobody from changing something else.
+    Segment.objects.update(description="x" * 3_000)
+    answer = staff.post(url, form_at(staff, url) | {"name": ["In Paris"]})
+    assert answer.status_code == 302
+    segment.refresh_from_db()
+    assert (segment.name, len(segment.description)) == ("In Paris", 3_000)
+
+
 def names_in(staff: Client, **asked: str) -> list[str]:
     found = staff.get(reverse(LIST), asked).context["cl"].result_list
     return [segment.name for segment in found]

@@ -108,6 +108,7 @@ def test_a_rule_that_is_not_understood_is_refused_and_nothing_saved(api, rule, f
         ({"name": 5, "rule": PARIS}, "name"),
         ({"name": "x", "rule": []}, "rule"),
         ({"name": "x", "rule": PARIS, "description": None}, "description"),
+        ({"name": "x", "rule": PARIS, "description": "x" * 2_001}, "description"),
         ({"name": "x", "rule": PARIS, "colour": "red"}, ""),
     ],
 )
