@@ -125,8 +125,8 @@ def chart(days: Sequence[Day]) -> SafeString:
     known = [day for day in days if day.count is not None]
     if len(known) == 1:
         return format_html(
-            '<p class="scb-detail">The line begins with the second day of counting; the '
-            "first is {}.</p>",
+            '<p class="scb-detail">The line begins with the second day of counting; '
+            "the first is {}.</p>",
             moment(known[0].day),
         )
     if not known:

@@ -9,6 +9,7 @@ from django import forms
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django.utils import timezone
 from unfold.decorators import display
@@ -235,8 +236,7 @@ class SegmentPage(SegmentList):
             segment = Segment.objects.get(pk=segment.pk)
             context |= self.head(request, segment, tab="rule")
             context["used_by"] = usage.uses_of(segment.pk)
-            days = look.days_of([segment], today=timezone.localdate())
-            context["chart"] = look.chart(days[segment.pk])
+            context |= _counts(segment, context)
             context["seen"] = form.data.get("seen") if form.is_bound else None
             context["seen"] = context["seen"] or versions.current_number(segment)
             context["title"] = segment.name
@@ -261,6 +261,14 @@ class SegmentPage(SegmentList):
             "may_add": self.has_add_permission(request),
             "may_see_customers": request.user.has_perm("customers.view_customer"),
         }
+
+    def response_change(self, request: HttpRequest, obj: Segment) -> HttpResponse:
+        if obj.is_archived:
+            said = (
+                f"“{obj}” is archived: nobody keeps its members until it is restored."
+            )
+            self.message_user(request, said, messages.WARNING)
+        return super().response_change(request, obj)
 
     def save_model(
         self, request: HttpRequest, obj: Segment, form: Any, change: bool
@@ -300,13 +308,24 @@ class SegmentPage(SegmentList):
             )
             for deed in ("count", "duplicate", "archive", "restore", "freeze")
         ]
+        progress = path(
+            "<int:pk>/progress/", wrap(self.progress), name="segments_segment_progress"
+        )
         return [
             *building.urls(wrap),
             *previewing.urls(wrap),
             *explaining.urls(wrap, self.head),
             *deeds,
+            progress,
             *super().get_urls(),
         ]
+
+    def progress(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """How many are in and how well that is known, for a page that waits for it."""
+        segment = self._visible(request, pk)
+        context = self.head(request, segment, tab="rule")
+        context |= _counts(segment, context)
+        return TemplateResponse(request, "segments/progress.html", context)
 
     def count_deed(self, request: HttpRequest, pk: int) -> HttpResponse:
         segment = self.posted(request, pk)
@@ -401,3 +420,13 @@ class SegmentPage(SegmentList):
 
     def page_of(self, segment: Segment) -> str:
         return reverse("admin:segments_segment_change", args=[segment.pk])
+
+
+def _counts(segment: Segment, head: dict[str, Any]) -> dict[str, Any]:
+    """The counts of a segment, and whether its page asks again by itself for them."""
+    days = look.days_of([segment], today=timezone.localdate())
+    is_coming = head["state"].status in (Segment.Status.NEW, Segment.Status.COMPUTING)
+    return {
+        "chart": look.chart(days[segment.pk]),
+        "is_watching": head["may_change"] and is_coming,
+    }

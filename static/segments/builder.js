@@ -471,7 +471,7 @@
   }
 
   document.addEventListener("htmx:beforeSwap", (event) => {
-    if (!event.detail.target.closest?.("[data-builder], [data-preview-for]")) return;
+    if (!event.detail.target.closest?.("[data-builder], [data-preview-for], #segment-head")) return;
     if (isElsewhere(event.detail)) Object.assign(event.detail, { shouldSwap: false, isError: true });
   }, true);
 })();

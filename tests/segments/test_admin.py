@@ -13,6 +13,7 @@ from pytest_django.asserts import assertContains
 
 from customers.models import Customer
 from segments import saving
+from segments.builder import share_text
 from segments.models import DailyCount, ExportChoice, Segment, Upkeep
 from segments.upkeep import KEEP, keeper
 from tests import make
@@ -217,6 +218,48 @@ def test_on_its_first_day_a_segment_shows_a_dot_and_what_will_be_there(staff):
     assert 'aria-label="1 on the one day counted so far"' in page
     chart = staff.get(page_of("change", segment)).content.decode()
     assert "The line begins with the second day of counting" in chart
+
+
+def test_the_page_asks_again_until_everybody_was_counted(staff):
+    segment = make.segment("In Paris", PARIS)
+    asking = f'hx-get="{page_of("progress", segment)}"'
+
+    assert asking in staff.get(page_of("change", segment)).content.decode()
+    assert asking in staff.get(page_of("progress", segment)).content.decode()
+
+    make.kept(segment, make.customer())
+    html = staff.get(page_of("progress", segment)).content.decode()
+    assert asking not in html
+    assert "fresh" in html
+    assert '<strong class="sd-big sc-num">1</strong> customer</p>' in html
+    assert asking not in staff.get(page_of("change", segment)).content.decode()
+    assert colleague("view_customer").get(page_of("progress", segment)).status_code == (
+        403
+    )
+
+
+def test_who_saves_an_archived_segment_is_told_that_it_is_archived(staff):
+    segment = make.segment("In Paris", PARIS)
+    url = page_of("change", segment)
+    mine = form_at(staff, url) | {"description": ["Of Paris"]}
+    saving.archive(segment)
+
+    html = staff.post(url, mine, follow=True).content.decode()
+
+    assert "“In Paris” is archived: nobody keeps its members" in html
+
+
+def test_only_all_are_a_hundred_per_cent():
+    parts = (0, 0.0004, 0.5, 0.9949, 0.999, 1)
+
+    assert [share_text(part).replace("\xa0", " ") for part in parts] == [
+        "0 %",
+        "less than 0.1 %",
+        "50 %",
+        "99 %",
+        "more than 99 %",
+        "100 %",
+    ]
 
 
 def test_a_description_is_no_novel(staff):
