@@ -335,15 +335,43 @@ def test_who_was_logged_out_is_told_and_goes_on_after_logging_in_elsewhere(
 
     expect(builder.locator(".scb-status")).to_contain_text("You are logged out.")
     expect(value_at(builder, "1")).to_have_value("Rome")
-    other = builder.context.new_page()
+    log_in_elsewhere(builder)
+    assert len(saved(builder)["all"]) == 2
+
+
+def log_in_elsewhere(page: Page) -> None:
+    other = page.context.new_page()
     other.goto("/admin/login/?next=/admin/segments/segment/")
     other.get_by_label("Username").fill("anna")
     other.get_by_label("Password").fill("secret")
     other.get_by_role("button", name="Log in").click()
     expect(other.get_by_role("link", name="Segments").first).to_be_visible()
-    builder.bring_to_front()
-    builder.evaluate("window.dispatchEvent(new Event('focus'))")
-    assert len(saved(builder)["all"]) == 2
+    page.bring_to_front()
+    page.evaluate("window.dispatchEvent(new Event('focus'))")
+
+
+def test_saving_loses_nothing_where_one_is_logged_out_or_cut_off(builder: Page):
+    two_cities(builder)
+    builder.get_by_role("button", name="Remove this group").click()
+    expect(condition(builder, 2)).to_have_count(0)
+    builder.get_by_label("Name*").fill("Two cities")
+    settle(builder)
+    save = builder.get_by_role("button", name="Save", exact=True)
+
+    builder.context.set_offline(True)
+    save.click()
+    expect(builder.get_by_role("alert")).to_contain_text("there is no connection")
+    builder.context.set_offline(False)
+
+    builder.context.clear_cookies(name="sessionid")
+    save.click()
+    expect(builder.get_by_role("alert")).to_contain_text("you are logged out")
+    expect(value_at(builder, "1")).to_have_value("Rome")
+
+    log_in_elsewhere(builder)
+    save.click()
+    expect(builder.get_by_text("was added successfully")).to_be_visible()
+    assert Segment.objects.get().name == "Two cities"
 
 
 def test_leaving_a_rule_that_is_not_saved_is_asked_about(builder: Page):
