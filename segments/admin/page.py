@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from django import forms
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied, ValidationError
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django.utils import timezone
@@ -110,8 +110,7 @@ class SegmentForm(forms.ModelForm):
         if stored is None and "seen" in self.data:
             raise ValidationError(
                 "Somebody deleted this segment while you were editing it. Nothing of "
-                "yours is lost: save again to make it anew.",
-                code="deleted_meanwhile",
+                "yours is lost: save again to make it anew."
             )
 
     def _refuse_changed(self, stored: Segment | None) -> None:
@@ -322,7 +321,7 @@ class SegmentPage(SegmentList):
 
     def progress(self, request: HttpRequest, pk: int) -> HttpResponse:
         """How many are in and how well that is known, for a page that waits for it."""
-        segment = self._visible(request, pk)
+        segment = self.visible(request, pk)
         context = self.head(request, segment, tab="rule")
         context |= _counts(segment, context)
         return TemplateResponse(request, "segments/progress.html", context)
@@ -401,21 +400,23 @@ class SegmentPage(SegmentList):
         """The segment that a button is about; an answer for who did not press it."""
         if request.method != "POST":
             return HttpResponse(status=405)
-        segment = self._visible(request, pk)
+        segment = self.visible(request, pk)
         if change and not self.has_change_permission(request, segment):
             raise PermissionDenied
         return segment
 
     def with_customers(self, request: HttpRequest, pk: int) -> Segment:
         """The segment, for who may see it and its customers."""
-        segment = self._visible(request, pk)
+        segment = self.visible(request, pk)
         may_view_customers(request)
         return segment
 
-    def _visible(self, request: HttpRequest, pk: int) -> Segment:
-        segment: Segment | None = self.get_object(request, str(pk))
-        if segment is None or not self.has_view_permission(request, segment):
+    def visible(self, request: HttpRequest, pk: int) -> Segment:
+        if not self.has_view_permission(request):
             raise PermissionDenied
+        segment: Segment | None = self.get_object(request, str(pk))
+        if segment is None:
+            raise Http404("This segment does not exist, or was deleted.")
         return segment
 
     def page_of(self, segment: Segment) -> str:

@@ -238,6 +238,16 @@ def test_the_page_asks_again_until_everybody_was_counted(staff):
     )
 
 
+def test_pages_of_a_segment_that_was_deleted_are_not_there(staff):
+    segment = make.segment("In Paris", PARIS)
+    saving.delete(segment)
+    segment.pk = 4711
+
+    for name in ("members", "versions", "explain", "export", "progress"):
+        assert staff.get(page_of(name, segment)).status_code == 404
+    assert staff.post(page_of("count", segment)).status_code == 404
+
+
 def test_who_saves_an_archived_segment_is_told_that_it_is_archived(staff):
     segment = make.segment("In Paris", PARIS)
     url = page_of("change", segment)
