@@ -20,6 +20,7 @@ from segments.upkeep import hold_keeper, refuse_feeding, rule_saved
 from smartcomm.core.db import execute
 from smartcomm.core.errors import Conflict, Invalid, NotFound
 
+#: So many characters a description may have.
 MAX_DESCRIPTION = 2_000
 
 COPY_MEMBERS = """
@@ -219,7 +220,8 @@ def checked(wanted: Wanted, segment: Segment) -> Wanted:
             raise Invalid(
                 f"The {place} has a character that no text can hold.", field=place
             )
-    if len(wanted.description) > MAX_DESCRIPTION:
+    too_long = len(wanted.description) > MAX_DESCRIPTION
+    if too_long and wanted.description != segment.description:
         raise Invalid(
             f"A description has at most {MAX_DESCRIPTION:,} characters.",
             field="description",

@@ -9,7 +9,8 @@ from django import forms
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import connection
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django.utils import timezone
 from unfold.decorators import display
@@ -47,11 +48,18 @@ class SegmentForm(forms.ModelForm):
         labels: ClassVar = {
             "is_watched": "Record events when customers enter or leave",
         }
+        error_messages: ClassVar = {
+            "name": {
+                "unique": "There is a segment of this name already. Choose another."
+            }
+        }
         widgets: ClassVar = {
             "name": UnfoldAdminTextInputWidget(
                 attrs={"placeholder": "For example: Bag lovers in Paris"}
             ),
-            "description": UnfoldAdminTextareaWidget(attrs={"rows": 2}),
+            "description": UnfoldAdminTextareaWidget(
+                attrs={"rows": 2, "maxlength": saving.MAX_DESCRIPTION}
+            ),
             "is_watched": UnfoldBooleanSwitchWidget(),
         }
 
@@ -66,6 +74,7 @@ class SegmentForm(forms.ModelForm):
             stored = self._stored()
         except UserError as error:
             raise ValidationError(error.message, code=error.code) from error
+        self._refuse_deleted(stored)
         self._refuse_changed(stored)
         if not self.errors:
             self.wanted = self._wanted(stored)
@@ -97,6 +106,13 @@ class SegmentForm(forms.ModelForm):
             data.get("rule") if touched else stored and stored.rule,
             data.get("is_watched", False),
         )
+
+    def _refuse_deleted(self, stored: Segment | None) -> None:
+        if stored is None and "seen" in self.data:
+            raise ValidationError(
+                "Somebody deleted this segment while you were editing it. Nothing of "
+                "yours is lost: save again to make it anew."
+            )
 
     def _refuse_changed(self, stored: Segment | None) -> None:
         seen = self.data.get("seen", "")
@@ -177,6 +193,37 @@ class SegmentPage(SegmentList):
     def in_words(self, segment: Segment) -> str:
         return in_words(segment, versions.Words())
 
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        """The form, and saving it.
+
+        What others did between the check of the form and its saving is refused while
+        saving: the form, checked once more, finds it and says it beside the field.
+        """
+        if self._was_deleted(request, object_id):
+            object_id = None
+        asked = (request, object_id, form_url, extra_context)
+        try:
+            response: HttpResponse = super().changeform_view(*asked)
+        except UserError:
+            response = super().changeform_view(*asked)
+        return response
+
+    def _was_deleted(self, request: HttpRequest, object_id: str | None) -> bool:
+        """Whether somebody deleted the segment whose rule is being sent: the rule is
+        not lost with it, it may become a new one."""
+        return (
+            "rule.opt.words" in request.POST
+            and object_id is not None
+            and self.has_add_permission(request)
+            and self.get_object(request, object_id) is None
+        )
+
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
     ) -> HttpResponse:
@@ -189,8 +236,7 @@ class SegmentPage(SegmentList):
             segment = Segment.objects.get(pk=segment.pk)
             context |= self.head(request, segment, tab="rule")
             context["used_by"] = usage.uses_of(segment.pk)
-            days = look.days_of([segment], today=timezone.localdate())
-            context["chart"] = look.chart(days[segment.pk])
+            context |= _counts(segment, context)
             context["seen"] = form.data.get("seen") if form.is_bound else None
             context["seen"] = context["seen"] or versions.current_number(segment)
             context["title"] = segment.name
@@ -215,6 +261,14 @@ class SegmentPage(SegmentList):
             "may_add": self.has_add_permission(request),
             "may_see_customers": request.user.has_perm("customers.view_customer"),
         }
+
+    def response_change(self, request: HttpRequest, obj: Segment) -> HttpResponse:
+        if obj.is_archived:
+            said = (
+                f"“{obj}” is archived: nobody keeps its members until it is restored."
+            )
+            self.message_user(request, said, messages.WARNING)
+        return super().response_change(request, obj)
 
     def save_model(
         self, request: HttpRequest, obj: Segment, form: Any, change: bool
@@ -267,13 +321,24 @@ class SegmentPage(SegmentList):
             )
             for deed in ("count", "duplicate", "archive", "restore", "freeze")
         ]
+        progress = path(
+            "<int:pk>/progress/", wrap(self.progress), name="segments_segment_progress"
+        )
         return [
             *building.urls(wrap),
             *previewing.urls(wrap),
             *explaining.urls(wrap, self.head),
             *deeds,
+            progress,
             *super().get_urls(),
         ]
+
+    def progress(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """How many are in and how well that is known, for a page that waits for it."""
+        segment = self.visible(request, pk)
+        context = self.head(request, segment, tab="rule")
+        context |= _counts(segment, context)
+        return TemplateResponse(request, "segments/progress.html", context)
 
     def count_deed(self, request: HttpRequest, pk: int) -> HttpResponse:
         segment = self.posted(request, pk)
@@ -349,22 +414,34 @@ class SegmentPage(SegmentList):
         """The segment that a button is about; an answer for who did not press it."""
         if request.method != "POST":
             return HttpResponse(status=405)
-        segment = self._visible(request, pk)
+        segment = self.visible(request, pk)
         if change and not self.has_change_permission(request, segment):
             raise PermissionDenied
         return segment
 
     def with_customers(self, request: HttpRequest, pk: int) -> Segment:
         """The segment, for who may see it and its customers."""
-        segment = self._visible(request, pk)
+        segment = self.visible(request, pk)
         may_view_customers(request)
         return segment
 
-    def _visible(self, request: HttpRequest, pk: int) -> Segment:
-        segment: Segment | None = self.get_object(request, str(pk))
-        if segment is None or not self.has_view_permission(request, segment):
+    def visible(self, request: HttpRequest, pk: int) -> Segment:
+        if not self.has_view_permission(request):
             raise PermissionDenied
+        segment: Segment | None = self.get_object(request, str(pk))
+        if segment is None:
+            raise Http404("This segment does not exist, or was deleted.")
         return segment
 
     def page_of(self, segment: Segment) -> str:
         return reverse("admin:segments_segment_change", args=[segment.pk])
+
+
+def _counts(segment: Segment, head: dict[str, Any]) -> dict[str, Any]:
+    """The counts of a segment, and whether its page asks again by itself for them."""
+    days = look.days_of([segment], today=timezone.localdate())
+    is_coming = head["state"].status in (Segment.Status.NEW, Segment.Status.COMPUTING)
+    return {
+        "chart": look.chart(days[segment.pk]),
+        "is_watching": head["may_change"] and is_coming,
+    }
