@@ -174,6 +174,30 @@ class Entry(CustomerOwned):
         return f"{self.customer_id} in {self.campaign_id}"
 
 
+class StepCount(models.Model):
+    """How many went on at a step with a limit, in all or in one period of it.
+
+    By the step's key, so that a new version goes on counting where the last one was.
+    """
+
+    campaign = models.ForeignKey(
+        Campaign, models.CASCADE, db_index=False, related_name="+"
+    )
+    step_key = models.CharField(max_length=64)
+    since = models.DateTimeField()
+    used = models.PositiveBigIntegerField(default=0)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["campaign", "step_key", "since"], name="step_count_once"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.step_key} since {self.since}: {self.used}"
+
+
 class Broadcast(models.Model):
     """One system event's way through the customer base for one version.
 

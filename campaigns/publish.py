@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +13,10 @@ from django.utils import timezone
 
 from campaigns import graph
 from campaigns.actions import ACTIONS
+from campaigns.actions.customer import AddToList, RemoveFromList
 from campaigns.actions.filter import read_rule
 from campaigns.actions.send import Send
+from campaigns.actions.split import CONTROL
 from campaigns.bells import TICK
 from campaigns.drawing import DrawingInvalid, as_json
 from campaigns.engine import ARCHIVED
@@ -24,6 +27,7 @@ from messaging import contract, queue
 from messaging.models import Content
 from segments import rules
 from segments.dictionary import Dictionary
+from segments.models import Segment
 from segments.usage import refuse_archived
 from smartcomm.core import doorbell
 from smartcomm.core.errors import Conflict, Several, UserError
@@ -222,13 +226,6 @@ def _check_step(
             findings.errors.append(
                 DrawingInvalid(f"In “{step.key}”: {error.message}", field=step.key)
             )
-        else:
-            _warn_of_unseen(
-                rules.event_values(rule),
-                event_type,
-                f"The filter “{step.key}”",
-                findings,
-            )
     elif step.action == "refresh_filter":
         asked = {
             one["key"]
@@ -253,10 +250,96 @@ def _check_step(
                     field=step.key,
                 )
             )
+    elif isinstance(action, AddToList | RemoveFromList):
+        _check_list(step, findings)
+    elif step.action == "record_event":
+        _check_circle(step, version, findings)
+    elif step.action == "control_group":
+        _check_control(step, drawing, findings)
     elif isinstance(action, Send):
         texts = [step.config[name] for name in action.texts]
         for finding in contract.check(texts, version.event_name):
             findings.warnings.append(f"In “{step.key}”: {finding.message}")
+    word = "filter" if step.action == "filter_customers" else "step"
+    _warn_of_unseen(
+        action.event_codes(step.config),
+        event_type,
+        f"The {word} “{step.key}”",
+        findings,
+    )
+
+
+def _check_list(step: Step, findings: Findings) -> None:
+    segment = Segment.objects.filter(pk=step.config["segment"]).first()
+    if segment is None or segment.archived_at is not None:
+        state = "archived" if segment else "gone"
+        findings.errors.append(
+            DrawingInvalid(
+                f"The list in “{step.key}” is {state}. Choose another one.",
+                field=step.key,
+            )
+        )
+
+
+def _check_circle(step: Step, version: Version, findings: Findings) -> None:
+    """Refuse an event that would start this campaign again, and again.
+
+    Directly, or through others that answer what this one records. A campaign that
+    customers enter once, or not again within some days, breaks the circle.
+    """
+    if (
+        version.trigger_kind != Version.Trigger.EVENT
+        or version.entry_rule != Version.Entry.EVERY_EVENT
+    ):
+        return
+    answering: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    others = Step.objects.filter(
+        action="record_event",
+        version__status=Version.Status.PUBLISHED,
+        version__trigger_kind=Version.Trigger.EVENT,
+        version__entry_rule=Version.Entry.EVERY_EVENT,
+    ).exclude(version__campaign=version.campaign_id)
+    for started_by, config, name in others.values_list(
+        "version__event_name", "config", "version__campaign__name"
+    ):
+        answering[started_by].append((config["event"], name))
+    seen: set[str] = set()
+    ahead: list[tuple[str, list[str]]] = [(step.config["event"], [])]
+    while ahead:
+        event, through = ahead.pop()
+        if event == version.event_name:
+            by = f", by way of {', '.join(f'“{one}”' for one in through)}" * bool(
+                through
+            )
+            findings.errors.append(
+                DrawingInvalid(
+                    f"“{step.key}” records an event that starts this campaign "
+                    f"again{by}: it would never end. Record another event, or let "
+                    "customers enter once.",
+                    field=step.key,
+                )
+            )
+            return
+        if event not in seen:
+            seen.add(event)
+            ahead += [(to, [*through, name]) for to, name in answering[event]]
+
+
+def _check_control(step: Step, drawing: dict[str, Any], findings: Findings) -> None:
+    """Whoever is held back is not written to, whatever way they take."""
+    held_back = step.next.get(CONTROL)
+    if held_back is None:
+        return
+    after = graph.reachable(held_back, graph.arrows(drawing["steps"]))
+    for other in drawing["steps"]:
+        if other["key"] in after and isinstance(ACTIONS[other["action"]], Send):
+            findings.errors.append(
+                DrawingInvalid(
+                    f"“{step.key}” holds customers back, and the way of those leads "
+                    f"to “{other['key']}”, which writes to them. Lead it elsewhere.",
+                    field=step.key,
+                )
+            )
 
 
 def _warn_of_unseen(

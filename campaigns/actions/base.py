@@ -74,6 +74,14 @@ class Action(ABC):
         """The ways out of a step with this configuration."""
         return tuple(self.way_labels)
 
+    def event_codes(self, config: Config) -> set[str]:
+        """The fields of the event that started the run, by path, that it needs."""
+        return set()
+
+    def segments(self, config: Config) -> set[int]:
+        """The segments that must not be deleted under it."""
+        return set()
+
     @abstractmethod
     def clean(self, config: Config) -> Config:
         """The configuration, checked and complete. Raises Invalid."""

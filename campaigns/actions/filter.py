@@ -27,6 +27,7 @@ from segments.describe import describe
 from segments.dictionary import Dictionary
 from segments.rules import RuleError
 from segments.sql import Sql, join, sql
+from segments.usage import segments_in
 from smartcomm.core.db import batches, fetch_all
 
 POSITIVE, NEGATIVE = "positive", "negative"
@@ -55,6 +56,12 @@ class FilterCustomers(Action):
 
     def describe(self, config: Config) -> str:
         return describe(read_rule(config))
+
+    def event_codes(self, config: Config) -> set[str]:
+        return rules.event_values(read_rule(config))
+
+    def segments(self, config: Config) -> set[int]:
+        return segments_in(config["rule"])
 
     def execute(
         self, step: Step, runs: Sequence[Started], *, now: datetime
