@@ -82,6 +82,22 @@ START = """
 """
 
 
+WAKE = """
+    UPDATE campaigns_run AS run SET due_at = %s
+      FROM (SELECT waiting.id
+              FROM (SELECT DISTINCT * FROM unnest(%s::bigint[], %s::bigint[]))
+                       AS event (customer_id, type_id)
+              JOIN campaigns_step AS step ON step.event_type_id = event.type_id
+              JOIN campaigns_run AS waiting
+                ON waiting.customer_id = event.customer_id
+               AND waiting.step_id = step.id
+               AND waiting.status = 'waiting' AND waiting.due_at > %s
+             ORDER BY waiting.id
+               FOR UPDATE OF waiting) AS found
+     WHERE run.id = found.id
+"""
+
+
 def dispatch_events(*, limit: int = 500, now: datetime | None = None) -> int:
     """Start a run for every event that a published campaign waits for.
 
@@ -101,9 +117,27 @@ def dispatch_events(*, limit: int = 500, now: datetime | None = None) -> int:
             events = by_type[version.event_type_id or 0]
             if not _isolated(version, _start_runs, events, now=now):
                 again.update(event.row_id for event in events)
+        wake(claimed, now=now)
         rows = PendingEvent.objects.filter(pk__in=[event.row_id for event in claimed])
         _leave(rows, again, now=now)
     return len(claimed)
+
+
+def wake(events: Sequence[Waiting], *, now: datetime) -> None:
+    """Let the runs look again that wait for an event like one of these.
+
+    In the order of their ids, so that two dispatchers wait for each other and never
+    crosswise. A paused campaign's runs look when it goes on.
+    """
+    execute(
+        WAKE,
+        [
+            now,
+            [event.customer_id for event in events],
+            [event.type_id for event in events],
+            now,
+        ],
+    )
 
 
 def dispatch_system_events(*, limit: int = 50, now: datetime | None = None) -> int:

@@ -185,6 +185,7 @@ def _one_step_on(batch: _Batch, moving: Sequence[Started]) -> list[Started]:
             batch.changed[run.pk] = run
             match outcome:
                 case Go(way, reason):
+                    started.passed.append(batch.steps[step_id].action)
                     if batch.leave(run, way, reason):
                         still.append(started)
                 case WaitUntil(moment):

@@ -131,6 +131,15 @@ class Step(models.Model):
     #: Way out → key of the next step, or null: the run ends there.
     next = models.JSONField(default=dict, blank=True)
     position = models.PositiveIntegerField(default=0)
+    #: The event that runs wait for at this step; set when published.
+    event_type = models.ForeignKey(
+        EventType,
+        models.PROTECT,
+        null=True,
+        blank=True,
+        editable=False,
+        related_name="+",
+    )
     #: The frozen text of a sending step; set when published.
     content = models.ForeignKey(
         Content, models.PROTECT, null=True, blank=True, editable=False, related_name="+"

@@ -15,6 +15,7 @@ from campaigns import graph
 from campaigns.actions import ACTIONS
 from campaigns.actions.customer import AddToList, RemoveFromList
 from campaigns.actions.filter import read_rule
+from campaigns.actions.happen import NAME as WAIT_FOR_EVENT
 from campaigns.actions.send import Send
 from campaigns.actions.split import CONTROL
 from campaigns.bells import TICK
@@ -88,6 +89,7 @@ def publish(campaign: Campaign, *, user: AbstractBaseUser | None = None) -> Publ
             name=version.event_name, defaults={"kind": _KINDS[version.trigger_kind]}
         )
         _freeze_texts(version)
+        _await_events(version)
         campaign.versions.filter(status=Version.Status.PUBLISHED).update(
             status=Version.Status.SUPERSEDED
         )
@@ -159,13 +161,20 @@ def _change(campaign: Campaign, old: str, new: str) -> None:
 
 
 def _mark_awaited() -> None:
-    """Keep `EventType.is_awaited` true: a published campaign waits for the type."""
+    """Keep `EventType.is_awaited` true: a campaign at work waits for the type, or a
+    run of one does."""
     waiting = Exists(
         Version.objects.filter(
             event_type=OuterRef("pk"),
             status=Version.Status.PUBLISHED,
             campaign__status=Campaign.Status.PUBLISHED,
         )
+    ) | Exists(
+        # By runs of versions that were superseded as well, and while it is paused.
+        Step.objects.filter(
+            event_type=OuterRef("pk"),
+            version__status__in=[Version.Status.PUBLISHED, Version.Status.SUPERSEDED],
+        ).exclude(version__campaign__status=Campaign.Status.ARCHIVED)
     )
     EventType.objects.filter(waiting, is_awaited=False).update(is_awaited=True)
     EventType.objects.filter(~waiting, is_awaited=True).update(is_awaited=False)
@@ -184,6 +193,14 @@ def _freeze_texts(version: Version) -> None:
                 **texts,
             )
             step.save(update_fields=["content"])
+
+
+def _await_events(version: Version) -> None:
+    for step in version.steps.filter(action=WAIT_FOR_EVENT):
+        step.event_type, _ = EventType.objects.get_or_create(
+            name=step.config["event"], defaults={"kind": Kind.CUSTOMER}
+        )
+        step.save(update_fields=["event_type"])
 
 
 def _check_event(
@@ -254,6 +271,8 @@ def _check_step(
         _check_list(step, findings)
     elif step.action == "record_event":
         _check_circle(step, version, findings)
+    elif step.action == WAIT_FOR_EVENT:
+        _check_waited_for(step, findings)
     elif step.action == "control_group":
         _check_control(step, drawing, findings)
     elif isinstance(action, Send):
@@ -323,6 +342,28 @@ def _check_circle(step: Step, version: Version, findings: Findings) -> None:
         if event not in seen:
             seen.add(event)
             ahead += [(to, [*through, name]) for to, name in answering[event]]
+
+
+def _check_waited_for(step: Step, findings: Findings) -> None:
+    name = step.config["event"]
+    event_type = EventType.objects.filter(name=name).first()
+    if event_type is None:
+        findings.warnings.append(
+            f"“{step.key}” waits for “{name}”, which has not been seen yet. It is "
+            "declared now; check that the name is spelt as it will be sent."
+        )
+    elif event_type.kind != Kind.CUSTOMER:
+        findings.errors.append(
+            DrawingInvalid(
+                f"“{step.key}” waits for “{name}”, which is a system event and of no "
+                "customer. Choose another event.",
+                field=step.key,
+            )
+        )
+    else:
+        where = rules.parse_where(step.config["where"], event_values=True)
+        codes = {line.field for line in where}
+        _warn_of_unseen(codes, event_type, f"The step “{step.key}”", findings)
 
 
 def _check_control(step: Step, drawing: dict[str, Any], findings: Findings) -> None:

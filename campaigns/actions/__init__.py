@@ -7,6 +7,7 @@ from campaigns.actions.base import Action
 from campaigns.actions.customer import AddToList, RemoveFromList, SetAttribute
 from campaigns.actions.end import End
 from campaigns.actions.filter import FilterCustomers, RefreshFilter
+from campaigns.actions.happen import WaitForEvent
 from campaigns.actions.limit import LimitParticipants
 from campaigns.actions.record import RecordEvent
 from campaigns.actions.send import SendEmail, SendPush, SendSms
@@ -22,6 +23,7 @@ ACTIONS: dict[str, Action] = {
         SendSms(),
         SendPush(),
         Wait(),
+        WaitForEvent(),
         AbSplit(),
         LimitParticipants(),
         ControlGroup(),

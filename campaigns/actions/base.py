@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -24,6 +24,8 @@ class Started:
     event_name: str
     occurred_at: datetime
     context: Mapping[str, Any]
+    #: The actions of the steps it has left in this transaction, in their order.
+    passed: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

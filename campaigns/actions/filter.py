@@ -19,6 +19,7 @@ from campaigns.actions.base import (
     Started,
     only,
 )
+from campaigns.actions.values import lacking
 from campaigns.models import Step
 from segments import rules
 from segments.builder import RuleField
@@ -141,8 +142,7 @@ def filter_runs(
 
 def missing_reason(codes: Sequence[str]) -> str:
     """Why a filter that asks for fields the event does not have matches nobody."""
-    named = ", ".join(f"“{code}”" for code in codes)
-    return f"The event has no {named}, so the filter matches nobody."
+    return f"{lacking(codes).removesuffix('.')}, so the filter matches nobody."
 
 
 def _members(

@@ -6,7 +6,7 @@ A `$` that is meant literally is written `$$`; see PRODUCT.md, “Campaigns”.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from campaigns.actions.base import ConfigInvalid
@@ -45,13 +45,18 @@ def value_for(value: object, context: Mapping[str, Any]) -> tuple[Any, str]:
         code for code in sorted(event_codes(value)) if lookup(context, code) is None
     ]
     if missing:
-        named = ", ".join(f"“{code}”" for code in missing)
-        return None, f"The event has no {named}."
+        return None, lacking(missing)
 
     def known(one: Any) -> Any:
         return lookup(context, one.path) if isinstance(one, EventValue) else one
 
     return [known(one) for one in read] if isinstance(read, list) else known(read), ""
+
+
+def lacking(codes: Sequence[str]) -> str:
+    """That the event has no such fields, in a sentence; "" for none."""
+    named = ", ".join(f"“{code}”" for code in codes)
+    return f"The event has no {named}." if codes else ""
 
 
 def _scalar(value: object, *, field: str) -> Any:

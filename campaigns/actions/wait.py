@@ -96,16 +96,7 @@ class Wait(Action):
             )
         if kinds == ["for"]:
             only(config, {"for", "unit"})
-            number, unit = config["for"], config.get("unit")
-            if unit not in UNITS:
-                raise ConfigInvalid(
-                    f"“unit” is one of {', '.join(UNITS)}.", field="unit"
-                )
-            if type(number) is not int or number < 1:
-                raise ConfigInvalid("“for” is a whole number from 1 on.", field="for")
-            if number > MAX_SPAN / timedelta(**{unit: 1}):
-                raise ConfigInvalid("A wait lasts ten years at most.", field="for")
-            return {"for": number, "unit": unit}
+            return read_span(config)
         only(config, set(kinds))
         value = config[kinds[0]]
         if kinds == ["until"]:
@@ -130,8 +121,7 @@ class Wait(Action):
 
     def describe(self, config: Config) -> str:
         if "for" in config:
-            number, unit = config["for"], config["unit"]
-            return f"for {number} {unit.removesuffix('s') if number == 1 else unit}"
+            return f"for {say_span(config)}"
         if "until" in config:
             moment = read_instant(config["until"])
             return f"until {date_format(moment, 'j F Y')}" if moment else "until a date"
@@ -155,6 +145,24 @@ class Wait(Action):
             )
             outcomes[run.pk] = Go(DONE) if moment <= now else WaitUntil(moment)
         return outcomes
+
+
+def read_span(config: Config) -> Config:
+    """“for” and “unit” of a configuration, checked."""
+    number, unit = config.get("for"), config.get("unit")
+    if unit not in UNITS:
+        raise ConfigInvalid(f"“unit” is one of {', '.join(UNITS)}.", field="unit")
+    if type(number) is not int or number < 1:
+        raise ConfigInvalid("“for” is a whole number from 1 on.", field="for")
+    if number > MAX_SPAN / timedelta(**{unit: 1}):
+        raise ConfigInvalid("A wait lasts ten years at most.", field="for")
+    return {"for": number, "unit": unit}
+
+
+def say_span(config: Config) -> str:
+    """3 days, 1 hour."""
+    number, unit = config["for"], config["unit"]
+    return f"{number} {unit.removesuffix('s') if number == 1 else unit}"
 
 
 def wake_at(config: Config, arrived_at: datetime, *, zone: str = "") -> datetime:

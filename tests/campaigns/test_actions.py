@@ -193,7 +193,7 @@ def test_a_limit_counts_on_in_the_next_version():
 
 def test_a_limit_of_an_hour_begins_anew_with_the_next():
     one_step("limit_participants", {"limit": 2, "per": "hour"})
-    now = timezone.now().replace(minute=10)
+    now = timezone.now().replace(minute=10) + timedelta(hours=1)
     for hour in range(2):
         at = now + timedelta(hours=hour)
         for _ in range(3):
