@@ -231,7 +231,7 @@ def publish_again(campaign: Campaign, **changes: Any) -> Campaign:
     from campaigns import drawing
     from campaigns import publish as publishing
 
-    latest = campaign.versions.order_by("-number").first()
+    latest = campaign.versions.order_by("-number")[0]
     drawing.save_draft(campaign, {**drawing.as_json(latest), **changes})
     publishing.publish(campaign)
     campaign.refresh_from_db()

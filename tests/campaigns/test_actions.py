@@ -461,6 +461,68 @@ def test_every_action_has_a_face_a_form_and_words(action):
         assert known.describe(known.clean(config))
 
 
+# Waiting for a date of the event
+
+
+def test_it_waits_for_days_before_a_date_in_the_event():
+    campaign = one_step("wait", {"until": "$return_at", "before": 2})
+    campaign.versions.update(published_at=timezone.now() - timedelta(days=1))
+    now = timezone.now()
+    anna = make.customer()
+    make.event(
+        anna, "Order paid", return_at=(now + timedelta(days=5)).isoformat(), now=now
+    )
+
+    go(now=now)
+    assert Run.objects.get().due_at == now + timedelta(days=3)
+    go(now=now + timedelta(days=3))
+    assert ways() == {"done": 1}
+
+
+@pytest.mark.parametrize("found", ["soon", 5, None])
+def test_an_event_without_such_a_date_goes_another_way(found):
+    one_step("wait", {"until": "$return_at"})
+    make.event(make.customer(), "Order paid", return_at=found)
+
+    go()
+
+    assert ways() == {"no_date": 1}
+    assert Passage.objects.get().reason == "The event has no date in “return_at”."
+
+
+def test_a_day_in_the_event_begins_in_the_installation_s_zone(settings):
+    settings.TIME_ZONE = "Europe/Berlin"
+    one_step("wait", {"until": "$return_on", "before": 1})
+    make.event(make.customer(), "Order paid", return_on="2099-03-02")
+
+    go()
+
+    assert Run.objects.get().due_at == datetime(2099, 2, 28, 23, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"until": "$a b"}, "“$a b” is no field code."),
+        ({"until": "$a", "before": -1}, "“before” is a number of days"),
+        ({"until": "2026-12-01", "before": 1}, "“before” is not understood here"),
+    ],
+)
+def test_a_date_of_the_event_that_cannot_be_is_refused(config, message):
+    assert message in refused("wait", config)
+
+
+def test_the_form_of_a_wait_reads_a_date_of_the_event():
+    form = ACTIONS["wait"].form({"field": "return_at", "before": "2"})
+    assert form.is_valid(), form.errors
+    assert form.cleaned_data == {"until": "$return_at", "before": 2}
+    assert 'value="return_at"' in str(
+        ACTIONS["wait"].form(initial=form.cleaned_data)["field"]
+    )
+    two = ACTIONS["wait"].form({"field": "return_at", "number": "2", "unit": "days"})
+    assert not two.is_valid()
+
+
 # What publishing says
 
 
