@@ -18,11 +18,11 @@ class CampaignsConfig(AppConfig):
         askers.introduce(Campaigns())
 
         from campaigns import merging
-        from campaigns.models import Entry, Passage, Run
+        from campaigns.models import Entry, Passage, Run, TurnedAway
         from customers.merging import Stage, introduce
 
         introduce(merging.hold_runs, stage=Stage.HOLD)
-        introduce(merging.move_runs, Run, Passage, Entry)
+        introduce(merging.move_runs, Run, Passage, Entry, TurnedAway)
 
         from campaigns import sandbox
         from events import sandbox as trials

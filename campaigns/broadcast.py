@@ -204,7 +204,8 @@ def _insert(
     now: datetime,
 ) -> int:
     """Start a run at `step` for each member; without a step the run is over at once."""
-    common, entered = entering(broadcast.version, now=now)
+    event = sql("NULL::bigint, {}::bigint", broadcast.system_event_id)
+    common, entered = entering(broadcast.version, event, now=now)
     standing = step or passed
     if standing is None:
         raise AssertionError("A run starts at a step, or has passed one.")

@@ -20,13 +20,13 @@ from django.db.models import F, Max, Min, OuterRef, Q, QuerySet, Subquery, Value
 from django.db.models.functions import Least
 from django.utils import timezone
 
-from campaigns.entry import entering
+from campaigns.entry import entering, turn_away
 from campaigns.models import Broadcast, Campaign, Run, Step, Version
 from customers.models import Customer
 from events.models import PendingEvent, PendingSystemEvent, SystemEvent
 from segments import rules
 from segments.compile import events_matching
-from segments.sql import sql
+from segments.sql import Sql, sql
 from smartcomm.core.db import claim, execute, fetch_all
 
 logger = structlog.get_logger(__name__)
@@ -304,10 +304,15 @@ def _start_runs(version: Version, events: Sequence[Waiting], *, now: datetime) -
         first: dict[int, Waiting] = {}
         for event in started:
             first.setdefault(event.customer_id, event)
+        rest = [event for event in started if first[event.customer_id] is not event]
         started = list(first.values())
+    else:
+        rest = []
     if not started:
         return
-    common, entered = entering(version, now=now)
+    common, entered = entering(
+        version, Sql("candidate.event_id, NULL::bigint"), now=now
+    )
     query = sql(
         START,
         [event.customer_id for event in started],
@@ -323,3 +328,7 @@ def _start_runs(version: Version, events: Sequence[Waiting], *, now: datetime) -
         now,
     )
     execute(query.text, query.params)
+    if rest:
+        turn_away(
+            version, [(event.customer_id, event.event_id) for event in rest], now=now
+        )

@@ -77,6 +77,20 @@ MOVE_PASSAGES = """
        AND passage.run_id = run.id AND passage.customer_id = %(former)s
 """
 
+# What both were turned away for stays once.
+MOVE_TURNED_AWAY = f"""
+    WITH theirs AS (
+        DELETE FROM campaigns_turnedaway WHERE customer_id = %(former)s RETURNING *
+    )
+    INSERT INTO campaigns_turnedaway (customer_id, campaign_id, version_id, event_id,
+                                      system_event_id, entered_at, at)
+    SELECT %(kept)s, campaign_id, version_id,
+           coalesce(copies.event_id, theirs.event_id), system_event_id, entered_at, at
+      FROM theirs LEFT JOIN ({COPIES}) AS copies ON copies.copy_id = theirs.event_id
+     ORDER BY theirs.id
+        ON CONFLICT DO NOTHING
+"""  # noqa: S608  (the query of events.merging)
+
 WHY = (
     "“{former_id}” was merged into “{kept_id}”, who went through this campaign for "
     "the same event."
@@ -92,6 +106,7 @@ def hold_runs(pair: Pair) -> Mapping[str, int]:
 def move_runs(pair: Pair) -> Mapping[str, int]:
     why = WHY.format(former_id=pair.former_id, kept_id=pair.kept_id)
     execute(MOVE_ENTRIES, pair.params)
+    execute(MOVE_TURNED_AWAY, pair.params)
     moved = fetch_all(MOVE_RUNS, {**pair.params, "why": why})
     execute(MOVE_PASSAGES, pair.params)
     ended = [run_id for run_id, was_ended in moved if was_ended]

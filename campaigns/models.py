@@ -183,6 +183,50 @@ class Entry(CustomerOwned):
         return f"{self.customer_id} in {self.campaign_id}"
 
 
+class TurnedAway(CustomerOwned):
+    """A customer whom the entry rule did not let in, with the event that came."""
+
+    customer = models.ForeignKey(
+        Customer,
+        models.DO_NOTHING,
+        db_constraint=False,
+        db_index=False,
+        related_name="+",
+    )
+    campaign = models.ForeignKey(
+        Campaign, models.CASCADE, db_index=False, related_name="+"
+    )
+    version = models.ForeignKey(
+        Version, models.CASCADE, db_index=False, related_name="+"
+    )
+    event = models.ForeignKey(
+        Event, models.DO_NOTHING, null=True, db_constraint=False, db_index=False
+    )
+    system_event = models.ForeignKey(
+        SystemEvent, models.DO_NOTHING, null=True, db_constraint=False, db_index=False
+    )
+    #: When they had entered; empty where that was in the same moment.
+    entered_at = models.DateTimeField(null=True)
+    at = models.DateTimeField()
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["customer", "campaign", "event"], name="turned_away_by_event"
+            ),
+            models.UniqueConstraint(
+                fields=["customer", "campaign", "system_event"],
+                name="turned_away_by_system_event",
+            ),
+        ]
+        indexes: ClassVar = [
+            models.Index(fields=["version"], name="turned_away_report")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.customer_id} from {self.campaign_id}"
+
+
 class StepCount(models.Model):
     """How many went on at a step with a limit, in all or in one period of it.
 

@@ -13,7 +13,7 @@ from campaigns import dispatch, publish
 from campaigns.broadcast import walk_broadcasts
 from campaigns.dispatch import dispatch_system_events
 from campaigns.engine import advance_runs, settle_runs
-from campaigns.models import Broadcast, Campaign, Passage, Run
+from campaigns.models import Broadcast, Campaign, Passage, Run, TurnedAway
 from messaging.models import Message
 from messaging.send import send_messages
 from segments.models import Segment
@@ -212,7 +212,10 @@ def test_once_holds_across_system_events():
         walk()
 
     assert Run.objects.count() == 1
-    assert [b.entered for b in Broadcast.objects.order_by("pk")] == [1, 0]
+    first, second = Broadcast.objects.order_by("pk")
+    assert (first.entered, second.entered) == (1, 0)
+    away = TurnedAway.objects.get()
+    assert (away.system_event, away.event) == (second.system_event, None)
 
 
 def test_two_events_are_two_messages_when_every_event_counts():
