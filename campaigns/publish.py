@@ -29,7 +29,7 @@ from messaging.models import Content
 from segments import rules
 from segments.dictionary import Dictionary
 from segments.models import Segment
-from segments.usage import refuse_archived
+from segments.usage import hold, refuse_archived
 from smartcomm.core import doorbell
 from smartcomm.core.errors import Conflict, Several, UserError
 
@@ -76,6 +76,7 @@ def publish(campaign: Campaign, *, user: AbstractBaseUser | None = None) -> Publ
     Raises Conflict when there is no draft, Several when it is not sound.
     """
     with transaction.atomic():
+        hold()  # So that no segment it asks for is deleted or archived meanwhile.
         campaign = Campaign.objects.select_for_update().get(pk=campaign.pk)
         if campaign.status == Campaign.Status.ARCHIVED:
             raise Conflict("The campaign is archived, so it cannot be published.")

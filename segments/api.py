@@ -66,7 +66,7 @@ class SegmentIn(msgspec.Struct, forbid_unknown_fields=True):
     rule: Annotated[
         Rule | msgspec.UnsetType, Meta(description="Of a static segment: left out.")
     ] = UNSET
-    description: str = ""
+    description: Annotated[str, Meta(max_length=saving.MAX_DESCRIPTION)] = ""
     kind: Annotated[
         Kind | msgspec.UnsetType,
         Meta(

@@ -230,9 +230,12 @@ def answer(data: Mapping[str, Any]) -> SafeString:
 
 
 def share_text(share: float) -> str:
-    """A part of all customers in words: 12 %, 0.4 %, less than 0.1 %."""
+    """A part of all customers in words: 12 %, 0.4 %, less than 0.1 %. Only nobody is
+    0 %, and only all are 100 %."""
     if 0 < share < 0.001:
         return "less than 0.1\u00a0%"
+    if 0.995 <= share < 1:
+        return "more than 99\u00a0%"
     digits = 0 if share == 0 or share >= 0.1 else 1
     return f"{share * 100:.{digits}f}\u00a0%"
 

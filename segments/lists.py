@@ -420,7 +420,7 @@ def recount(segment: Segment, *, now: datetime | None = None) -> int:
 
 
 def _lock(segment: Segment) -> Segment:
-    stored = saving.lock(segment)
+    stored = saving.lock_row(segment)
     if not stored.is_static:
         raise Conflict(
             f"The customers of “{stored}” follow from its rule. Change the rule, or "
@@ -480,6 +480,8 @@ def _keyed(lines: Iterable[Line], *, by: str) -> Iterator[tuple[int, str, str]]:
 
 def _known(external_ids: Sequence[str]) -> dict[str, int]:
     """ID → primary key of who has it, or had it before being merged."""
+    # The database cannot even be asked for the others, which nobody has.
+    external_ids = [one for one in external_ids if not rules.UNSTORABLE.search(one)]
     known = dict(
         Customer.objects.filter(external_id__in=external_ids).values_list(
             "external_id", "pk"

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from django.db.models import BooleanField, Func
+
 from segments import rules
 from segments.dictionary import Dictionary
 from segments.explain import Node, explain, one_view, sieve
@@ -16,6 +18,12 @@ from smartcomm.core.errors import UserError
 MOST = 60
 #: So many of those missed are shown.
 SHOWN = 10
+#: The builder writes a rule of one condition as “all” of it, too.
+HAS_SEVERAL = Func(
+    "rule",
+    template="jsonb_path_exists(%(expressions)s, '$.all[1]')",
+    output_field=BooleanField(),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +64,7 @@ def nearly(customer_id: int, *, now: datetime) -> Nearly:
     statement for fifty conditions, and a handful of queries for what is found.
     """
     segments = Segment.objects.filter(
-        kind=Segment.Kind.DYNAMIC, archived_at=None, rule__has_key="all"
+        HAS_SEVERAL, kind=Segment.Kind.DYNAMIC, archived_at=None
     )
     total = segments.count()
     asked = _read(segments.order_by("name", "pk")[:MOST])

@@ -16,7 +16,7 @@ from dataclasses import field as _attribute
 from datetime import date, datetime
 from typing import Any
 
-from segments.moments import EARLIEST, LATEST
+from segments.moments import EARLIEST, LATEST, start_of, today
 from segments.operators import (
     DATE_QUESTIONS,
     NUMBER_QUESTIONS,
@@ -38,9 +38,17 @@ CONSENT_ANSWERS = ("yes", "no", "unanswered")
 MESSAGE_STAGES = ("sent", "delivered", "opened", "clicked")
 ORDERS = ("any", "before", "after")
 MAX_SAME = 5
+MAX_NAME = 128
+MAX_TEXT = 4_096
+#: No context is nested deeper.
+MAX_PATH = 10
+#: So much of a word that is not understood is told back.
+MAX_TOLD = 80
 
 FIELD_CODE = r"[A-Za-z_][A-Za-z0-9_]{0,63}"
-FIELD_PATH = re.compile(rf"{FIELD_CODE}(\.{FIELD_CODE})*\Z")
+FIELD_PATH = re.compile(rf"{FIELD_CODE}(\.{FIELD_CODE}){{0,{MAX_PATH - 1}}}\Z")
+#: What a text in the database cannot hold: NUL, and half a surrogate pair.
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 DAY = re.compile(r"\d{4}-\d{2}-\d{2}\Z")
 
 
@@ -436,6 +444,21 @@ def is_number(value: object) -> bool:
     return type(value) in (int, float)
 
 
+def is_reversed(low: Scalar, high: Scalar) -> bool:
+    """Whether nothing lies from the one to the other: the high end comes first.
+
+    Of two numbers, or two dates; a day is a whole day of the project's zone.
+    """
+    if isinstance(low, int | float) and isinstance(high, int | float):
+        return low > high
+    first, last = read_instant(str(low)), read_instant(str(high))
+    if first is None or last is None:
+        raise AssertionError(f"no dates: {low!r}, {high!r}")
+    if isinstance(last, datetime):
+        return start_of(first) > last
+    return (today(first) if isinstance(first, datetime) else first) > last
+
+
 @dataclass
 class _Parser:
     event_values: bool
@@ -459,7 +482,7 @@ class _Parser:
             raise RuleError(
                 "A condition needs exactly one of "
                 + ", ".join(f"“{word}”" for word in _WORDS)
-                + (f"; this one has {_quoted(data)}." if data else "."),
+                + (f"; this one has {_told(data)}." if data else "."),
                 field=at,
             )
         word = words[0]
@@ -482,7 +505,9 @@ class _Parser:
         self._count_condition(at)
         if word == "attribute":
             name, op, value = self._comparison(data, "attribute", at)
-            return Attribute(name, op, value, at=at)
+            return Attribute(
+                self._nameable(name, _join(at, "attribute")), op, value, at=at
+            )
         if word == "consent":
             self._only(data, {"consent", "category", "is"}, at)
             return ConsentIs(
@@ -529,8 +554,9 @@ class _Parser:
             name, op, value = self._comparison(entry, "field", place)
             if not FIELD_PATH.match(name):
                 raise RuleError(
-                    f"“{name}” is no field code: letters, digits and underscores, "
-                    "with dots for what is nested.",
+                    f"{_told([name])} is no field code: letters, digits and "
+                    f"underscores, with dots for what is nested, {MAX_PATH} deep at "
+                    "most.",
                     field=_join(place, "field"),
                 )
             lines.append(FieldIs(name, op, value, at=place))
@@ -592,6 +618,7 @@ class _Parser:
             raise RuleError(
                 "“event” takes the name of an event.", field=_join(at, "event")
             )
+        self._nameable(event, _join(at, "event"))
         where = (
             self.where(data["where"], at=_join(at, "where")) if "where" in data else ()
         )
@@ -608,7 +635,11 @@ class _Parser:
                     "“source” takes the name of a source, or a list of them.",
                     field=_join(at, "source"),
                 )
-            source = tuple(dict.fromkeys(names))
+            source = tuple(
+                dict.fromkeys(
+                    self._nameable(name, _join(at, "source")) for name in names
+                )
+            )
         return event, where, source
 
     def _beside(self, data: object, at: str, *, is_there: bool) -> Beside:
@@ -678,7 +709,17 @@ class _Parser:
         found = data[word]
         if not isinstance(found, str) or not found:
             raise RuleError(f"“{word}” takes a code.", field=_join(at, word))
-        return found
+        return self._nameable(found, _join(at, word))
+
+    def _nameable(self, name: str, at: str) -> str:
+        """The same, refused here if nothing in the database can have the name."""
+        if len(name) > MAX_NAME or UNSTORABLE.search(name):
+            raise RuleError(
+                f"Nothing has a name like that: a name is a text of up to {MAX_NAME} "
+                "characters, without NUL.",
+                field=at,
+            )
+        return name
 
     def _period(self, data: object, at: str) -> Period:
         if isinstance(data, Mapping) and set(data) == {"last", "unit"}:
@@ -716,6 +757,8 @@ class _Parser:
                         "its offset.",
                         field=_join(at, word),
                     )
+            if len(data) == 2 and is_reversed(data["from"], data["to"]):
+                raise RuleError("“to” is before “from”.", field=_join(at, "to"))
             return Span(data.get("from"), data.get("to"))
         raise RuleError(
             'A period is {"last": 30, "unit": "days"}, {"from": ..., "to": ...} with '
@@ -800,12 +843,11 @@ class _Parser:
                 self._ordered(item, op, _join(at, str(i)), dates=dates)
                 for i, item in enumerate(value)
             )
-            if (
-                not isinstance(low, EventValue)
-                and not isinstance(high, EventValue)
-                and is_number(low) != is_number(high)
-            ):
-                raise RuleError(f"“{op}” takes two numbers or two dates.", field=at)
+            if not isinstance(low, EventValue) and not isinstance(high, EventValue):
+                if is_number(low) != is_number(high):
+                    raise RuleError(f"“{op}” takes two numbers or two dates.", field=at)
+                if is_reversed(low, high):
+                    raise RuleError("The low end comes first.", field=at)
             return low, high
         if takes is Takes.ONE:
             return self._scalar(value, at)
@@ -813,7 +855,10 @@ class _Parser:
             return self._ordered(value, op, at, dates=dates)
         if takes is Takes.DAYS:
             if type(value) is not int or not 0 <= value <= MAX_NUMBER:
-                raise RuleError(f"“{op}” takes a whole number of days.", field=at)
+                raise RuleError(
+                    f"“{op}” takes a whole number of days from 0 to {MAX_NUMBER}.",
+                    field=at,
+                )
             return value
         if takes is Takes.TEXT:
             text = self._scalar(value, at)
@@ -844,9 +889,13 @@ class _Parser:
 
     def _scalar(self, value: object, at: str) -> Scalar | EventValue:
         if isinstance(value, str):
-            if "\x00" in value or any("\ud800" <= c <= "\udfff" for c in value):
+            if UNSTORABLE.search(value):
                 raise RuleError(
                     "A text here has a character that no text can hold.", field=at
+                )
+            if len(value) > MAX_TEXT:
+                raise RuleError(
+                    f"A text here has at most {MAX_TEXT} characters.", field=at
                 )
             if not value.startswith("$"):
                 return value
@@ -854,8 +903,8 @@ class _Parser:
                 return value[1:]
             if not FIELD_PATH.match(value[1:]):
                 raise RuleError(
-                    f"“{value}” is no field code. A “$” that is meant literally is "
-                    "written “$$”.",
+                    f"{_told([value])} is no field code. A “$” that is meant literally "
+                    "is written “$$”.",
                     field=at,
                 )
             if not self.event_values:
@@ -888,12 +937,12 @@ class _Parser:
             )
 
     def _only(self, data: Mapping[str, Any], known: set[str], at: str) -> None:
-        unknown = [str(key) for key in data if key not in known]
-        if unknown:
+        unknown = next((str(key) for key in data if key not in known), None)
+        if unknown is not None:
             raise RuleError(
-                f"{_quoted(unknown)} is not understood here; known are "
+                f"{_told([unknown])} is not understood here; known are "
                 f"{_quoted(sorted(known))}.",
-                field=_join(at, unknown[0]),
+                field=_join(at, _short(unknown)),
             )
 
 
@@ -923,6 +972,16 @@ def _join(at: str, place: str) -> str:
 
 def _quoted(words: Any) -> str:
     return ", ".join(f"“{word}”" for word in words)
+
+
+def _told(words: Any) -> str:
+    """Words of the sender's, as many and as much of each as a sentence can bear."""
+    found = [_short(str(word)) for word in words]
+    return _quoted(found[:5]) + (", …" if len(found) > 5 else "")
+
+
+def _short(word: str) -> str:
+    return word if len(word) <= MAX_TOLD else f"{word[: MAX_TOLD - 1]}…"
 
 
 def _value_json(op: str, value: Value) -> dict[str, Any]:

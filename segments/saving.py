@@ -16,9 +16,12 @@ from django.utils import timezone
 from segments import rules, usage, versions
 from segments.dictionary import Dictionary
 from segments.models import Segment, SegmentVersion
-from segments.upkeep import refuse_feeding, rule_saved
+from segments.upkeep import hold_keeper, refuse_feeding, rule_saved
 from smartcomm.core.db import execute
 from smartcomm.core.errors import Conflict, Invalid, NotFound
+
+#: So many characters a description may have.
+MAX_DESCRIPTION = 2_000
 
 COPY_MEMBERS = """
     INSERT INTO segments_membership (customer_id, segment_id, since)
@@ -55,13 +58,16 @@ def create(
     taken, RuleError for a rule that is not understood."""
     now = now or timezone.now()
     segment = Segment(kind=kind, created_by_id=user_id)
-    told = checked(wanted, segment)
-    segment.name, segment.description = told.name, told.description
-    segment.rule, segment.is_watched = told.rule, told.is_watched
-    if segment.is_static:
-        segment.count, segment.counted_at = 0, now
-        segment.status, segment.members_of = Segment.Status.FRESH, segment.edition
     with transaction.atomic():
+        if not segment.is_static:
+            # A list asks for nobody, and may take long to be filled.
+            usage.hold()
+        told = checked(wanted, segment)
+        segment.name, segment.description = told.name, told.description
+        segment.rule, segment.is_watched = told.rule, told.is_watched
+        if segment.is_static:
+            segment.count, segment.counted_at = 0, now
+            segment.status, segment.members_of = Segment.Status.FRESH, segment.edition
         _write(segment)
         versions.keep(segment, author=author, now=now)
         rule_saved(segment)
@@ -107,18 +113,27 @@ def change(
 
 
 def lock(segment: Segment, *, seen: int | None = None) -> Segment:
-    """The segment as it is now, locked. Call inside a transaction."""
-    stored = (
-        Segment.objects.select_for_update(no_key=True).filter(pk=segment.pk).first()
-    )
-    if stored is None:
-        raise NotFound("The segment was deleted meanwhile.")
+    """The segment as it is now, locked, and all that segments ask of each other. Call
+    inside a transaction."""
+    usage.hold()
+    stored = lock_row(segment)
     if seen is not None and seen != (newest := versions.current_number(stored)):
         raise ChangedMeanwhile(
             f"The segment was saved by somebody else since: version {newest} is there "
             f"now, and you had version {seen}. Read it again, then change it.",
             field="version",
         )
+    return stored
+
+
+def lock_row(segment: Segment) -> Segment:
+    """The segment as it is now, locked; others may be saved meanwhile. Call inside a
+    transaction."""
+    stored = (
+        Segment.objects.select_for_update(no_key=True).filter(pk=segment.pk).first()
+    )
+    if stored is None:
+        raise NotFound("The segment was deleted meanwhile.")
     return stored
 
 
@@ -185,6 +200,7 @@ def delete(segment: Segment) -> None:
     """Delete the segment, its members and versions. Raises Conflict while something
     needs it."""
     with transaction.atomic():
+        hold_keeper()
         stored = lock(segment)
         usage.refuse_if_used(stored)
         stored.delete()
@@ -199,6 +215,17 @@ def checked(wanted: Wanted, segment: Segment) -> Wanted:
     name = wanted.name.strip()
     if not name:
         raise Invalid("Give the segment a name.", field="name")
+    for place, text in (("name", name), ("description", wanted.description)):
+        if rules.UNSTORABLE.search(text):
+            raise Invalid(
+                f"The {place} has a character that no text can hold.", field=place
+            )
+    too_long = len(wanted.description) > MAX_DESCRIPTION
+    if too_long and wanted.description != segment.description:
+        raise Invalid(
+            f"A description has at most {MAX_DESCRIPTION:,} characters.",
+            field="description",
+        )
     if segment.is_static:
         if wanted.rule is not None:
             raise Invalid("A list has no rule.", field="rule")

@@ -16,10 +16,13 @@ from segments import rules
 from segments.dictionary import Dictionary, SavedRule
 from segments.models import Segment
 from segments.rules import RuleConflict, RuleError
+from smartcomm.core.db import execute
 from smartcomm.core.errors import Conflict
 
 #: So many users are named in a refusal.
 NAMED = 5
+# Any number that no other user of advisory locks in this database has.
+_HELD = 7_301_115
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,16 @@ class Use:
 Users = Callable[[], Mapping[int, list[Use]]]
 
 _above: list[Users] = []
+
+
+def hold() -> None:
+    """Have nobody else change what rules ask of segments until this transaction ends.
+
+    Two who each look for users and circles before the other has written would both be
+    let through. Call before a row of a segment is locked, so that those who wait for
+    each other do so in one order.
+    """
+    execute("SELECT pg_advisory_xact_lock(%s)", [_HELD])
 
 
 def introduce(users: Users) -> None:

@@ -85,7 +85,7 @@ class NewListForm(CustomersForm):
     may_be_empty = True
 
     name = forms.CharField(max_length=150)
-    description = forms.CharField(required=False)
+    description = forms.CharField(required=False, max_length=saving.MAX_DESCRIPTION)
 
 
 class ListPages(VersionPages):

@@ -101,25 +101,35 @@ def _filled(counts: Mapping[date, int], first: date, *, carry: bool) -> list[Day
 
 
 def spark(days: Sequence[Day]) -> SafeString:
-    """A line no higher than a word. Nothing, where fewer than two days are known."""
+    """A line no higher than a word; a dot, where it begins. Nothing, where no day is
+    known."""
     known = [day.count for day in days if day.count is not None]
-    if len(known) < 2:
+    if not known:
         return SafeString("")
     low, high = min(known), max(known)
     paths = _paths(days, width=96, height=24, low=low, high=high, edge=2)
     return format_html(
-        '<svg class="sd-spark" viewBox="0 0 96 24" width="96" height="24" role="img" '
+        '<svg class="sd-spark{}" viewBox="0 0 96 24" width="96" height="24" role="img" '
         'aria-label="{}">{}</svg>',
-        f"{number(known[0])} to {number(known[-1])} customers in {DAYS} days",
+        "" if len(known) > 1 else " sd-dot",
+        f"{number(known[0])} to {number(known[-1])} customers in {DAYS} days"
+        if len(known) > 1
+        else f"{number(known[0])} on the one day counted so far",
         format_html_join("", '<path d="{}"/>', ((path,) for path in paths)),
     )
 
 
 def chart(days: Sequence[Day]) -> SafeString:
     """The counts of 30 days with their scale; each day tells its number when pointed
-    at. Nothing, where fewer than two days are known."""
+    at. Words, where one day is known; nothing, where none is."""
     known = [day for day in days if day.count is not None]
-    if len(known) < 2:
+    if len(known) == 1:
+        return format_html(
+            '<p class="scb-detail">The line begins with the second day of counting; '
+            "the first is {}.</p>",
+            moment(known[0].day),
+        )
+    if not known:
         return SafeString("")
     counts = [day.count or 0 for day in known]
     low, high = min(counts), max(counts)

@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 from django import forms
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied, ValidationError
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.db import connection
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django.utils import timezone
 from unfold.decorators import display
@@ -24,7 +26,7 @@ from segments.admin.access import may_view_customers
 from segments.admin.changelist import SegmentList, author_of, in_words
 from segments.models import Segment
 from segments.saving import Wanted
-from segments.upkeep import state
+from segments.upkeep import hold_keeper, state
 from segments.versions import Saved
 from smartcomm.core.errors import UserError
 
@@ -46,11 +48,18 @@ class SegmentForm(forms.ModelForm):
         labels: ClassVar = {
             "is_watched": "Record events when customers enter or leave",
         }
+        error_messages: ClassVar = {
+            "name": {
+                "unique": "There is a segment of this name already. Choose another."
+            }
+        }
         widgets: ClassVar = {
             "name": UnfoldAdminTextInputWidget(
                 attrs={"placeholder": "For example: Bag lovers in Paris"}
             ),
-            "description": UnfoldAdminTextareaWidget(attrs={"rows": 2}),
+            "description": UnfoldAdminTextareaWidget(
+                attrs={"rows": 2, "maxlength": saving.MAX_DESCRIPTION}
+            ),
             "is_watched": UnfoldBooleanSwitchWidget(),
         }
 
@@ -65,6 +74,7 @@ class SegmentForm(forms.ModelForm):
             stored = self._stored()
         except UserError as error:
             raise ValidationError(error.message, code=error.code) from error
+        self._refuse_deleted(stored)
         self._refuse_changed(stored)
         if not self.errors:
             self.wanted = self._wanted(stored)
@@ -96,6 +106,13 @@ class SegmentForm(forms.ModelForm):
             data.get("rule") if touched else stored and stored.rule,
             data.get("is_watched", False),
         )
+
+    def _refuse_deleted(self, stored: Segment | None) -> None:
+        if stored is None and "seen" in self.data:
+            raise ValidationError(
+                "Somebody deleted this segment while you were editing it. Nothing of "
+                "yours is lost: save again to make it anew."
+            )
 
     def _refuse_changed(self, stored: Segment | None) -> None:
         seen = self.data.get("seen", "")
@@ -176,6 +193,37 @@ class SegmentPage(SegmentList):
     def in_words(self, segment: Segment) -> str:
         return in_words(segment, versions.Words())
 
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        """The form, and saving it.
+
+        What others did between the check of the form and its saving is refused while
+        saving: the form, checked once more, finds it and says it beside the field.
+        """
+        if self._was_deleted(request, object_id):
+            object_id = None
+        asked = (request, object_id, form_url, extra_context)
+        try:
+            response: HttpResponse = super().changeform_view(*asked)
+        except UserError:
+            response = super().changeform_view(*asked)
+        return response
+
+    def _was_deleted(self, request: HttpRequest, object_id: str | None) -> bool:
+        """Whether somebody deleted the segment whose rule is being sent: the rule is
+        not lost with it, it may become a new one."""
+        return (
+            "rule.opt.words" in request.POST
+            and object_id is not None
+            and self.has_add_permission(request)
+            and self.get_object(request, object_id) is None
+        )
+
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
     ) -> HttpResponse:
@@ -188,8 +236,7 @@ class SegmentPage(SegmentList):
             segment = Segment.objects.get(pk=segment.pk)
             context |= self.head(request, segment, tab="rule")
             context["used_by"] = usage.uses_of(segment.pk)
-            days = look.days_of([segment], today=timezone.localdate())
-            context["chart"] = look.chart(days[segment.pk])
+            context |= _counts(segment, context)
             context["seen"] = form.data.get("seen") if form.is_bound else None
             context["seen"] = context["seen"] or versions.current_number(segment)
             context["title"] = segment.name
@@ -215,6 +262,14 @@ class SegmentPage(SegmentList):
             "may_see_customers": request.user.has_perm("customers.view_customer"),
         }
 
+    def response_change(self, request: HttpRequest, obj: Segment) -> HttpResponse:
+        if obj.is_archived:
+            said = (
+                f"“{obj}” is archived: nobody keeps its members until it is restored."
+            )
+            self.message_user(request, said, messages.WARNING)
+        return super().response_change(request, obj)
+
     def save_model(
         self, request: HttpRequest, obj: Segment, form: Any, change: bool
     ) -> None:
@@ -230,6 +285,9 @@ class SegmentPage(SegmentList):
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
         """What goes: not each of a million members."""
+        if request.method == "POST" and connection.in_atomic_block:
+            hold_keeper()
+            usage.hold()  # Until they are deleted.
         told, protected = [], []
         for segment in objs:
             many = segment.count or 0
@@ -240,6 +298,16 @@ class SegmentPage(SegmentList):
                 protected.append(error.message)
         needed = set() if self.has_delete_permission(request) else {"segment"}
         return told, {self.opts.verbose_name_plural: len(told)}, needed, protected
+
+    def delete_model(self, request: HttpRequest, obj: Segment) -> None:
+        saving.delete(obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: Any) -> None:
+        for segment in queryset:
+            try:
+                saving.delete(segment)
+            except UserError as error:
+                self.message_user(request, error.message, messages.ERROR)
 
     # Deeds
 
@@ -253,13 +321,24 @@ class SegmentPage(SegmentList):
             )
             for deed in ("count", "duplicate", "archive", "restore", "freeze")
         ]
+        progress = path(
+            "<int:pk>/progress/", wrap(self.progress), name="segments_segment_progress"
+        )
         return [
             *building.urls(wrap),
             *previewing.urls(wrap),
             *explaining.urls(wrap, self.head),
             *deeds,
+            progress,
             *super().get_urls(),
         ]
+
+    def progress(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """How many are in and how well that is known, for a page that waits for it."""
+        segment = self.visible(request, pk)
+        context = self.head(request, segment, tab="rule")
+        context |= _counts(segment, context)
+        return TemplateResponse(request, "segments/progress.html", context)
 
     def count_deed(self, request: HttpRequest, pk: int) -> HttpResponse:
         segment = self.posted(request, pk)
@@ -335,22 +414,34 @@ class SegmentPage(SegmentList):
         """The segment that a button is about; an answer for who did not press it."""
         if request.method != "POST":
             return HttpResponse(status=405)
-        segment = self._visible(request, pk)
+        segment = self.visible(request, pk)
         if change and not self.has_change_permission(request, segment):
             raise PermissionDenied
         return segment
 
     def with_customers(self, request: HttpRequest, pk: int) -> Segment:
         """The segment, for who may see it and its customers."""
-        segment = self._visible(request, pk)
+        segment = self.visible(request, pk)
         may_view_customers(request)
         return segment
 
-    def _visible(self, request: HttpRequest, pk: int) -> Segment:
-        segment: Segment | None = self.get_object(request, str(pk))
-        if segment is None or not self.has_view_permission(request, segment):
+    def visible(self, request: HttpRequest, pk: int) -> Segment:
+        if not self.has_view_permission(request):
             raise PermissionDenied
+        segment: Segment | None = self.get_object(request, str(pk))
+        if segment is None:
+            raise Http404("This segment does not exist, or was deleted.")
         return segment
 
     def page_of(self, segment: Segment) -> str:
         return reverse("admin:segments_segment_change", args=[segment.pk])
+
+
+def _counts(segment: Segment, head: dict[str, Any]) -> dict[str, Any]:
+    """The counts of a segment, and whether its page asks again by itself for them."""
+    days = look.days_of([segment], today=timezone.localdate())
+    is_coming = head["state"].status in (Segment.Status.NEW, Segment.Status.COMPUTING)
+    return {
+        "chart": look.chart(days[segment.pk]),
+        "is_watching": head["may_change"] and is_coming,
+    }

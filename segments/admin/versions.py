@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.contrib import messages
-from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
@@ -43,9 +42,7 @@ class VersionPages(MemberPages):
         ]
 
     def versions(self, request: HttpRequest, pk: int) -> HttpResponse:
-        segment: Segment | None = self.get_object(request, str(pk))
-        if segment is None or not self.has_view_permission(request, segment):
-            raise PermissionDenied
+        segment = self.visible(request, pk)
         if request.method == "POST":
             return self._restored(request, segment)
         words = versions.Words()

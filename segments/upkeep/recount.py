@@ -141,8 +141,8 @@ def _begin(segment: Segment, *, now: datetime) -> None:
     if not is_looked:
         clock.forget(segment)
         values["looked_until"] = now
-    Counted.objects.filter(segment=segment).delete()
     _of(segment).update(**values)
+    Counted.objects.filter(segment=segment).delete()
 
 
 def _go_on(
@@ -230,7 +230,6 @@ def _finish(segment: Segment, *, now: datetime) -> None:
             applying.announce(segment, moved, now=now)
         if segment.recount_is_check and (ids := moved.come + moved.gone):
             repaired += fetch_all(UNTOLD, [ids, segment.pk, now])[0][0]
-    Counted.objects.filter(segment=segment).delete()
     if repaired:
         logger.error("segments.repaired", segment=segment.pk, customers=repaired)
     took = round((time.monotonic() - began) * 1000)
@@ -249,6 +248,8 @@ def _finish(segment: Segment, *, now: datetime) -> None:
     )
     if not finished:
         raise Overtaken
+    # After the segment itself, as for whoever saves it: so neither waits for the other.
+    Counted.objects.filter(segment=segment).delete()
 
 
 def limit_time() -> None:

@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from segments import rules
 from segments.dictionary import Dictionary
-from segments.models import Segment
+from segments.models import Segment, Upkeep
 from segments.upkeep import meanings
 from smartcomm.core import doorbell
 
@@ -47,6 +47,15 @@ def recount_wanted(segment: Segment) -> None:
         recount_wanted_at=Coalesce(F("recount_wanted_at"), Now()), retry_at=None
     )
     doorbell.ring(KEEP)
+
+
+def hold_keeper() -> None:
+    """Let nobody keep members until this transaction ends; waits for who is at it.
+
+    For whoever takes a segment away: what the keeper would write meanwhile belongs to
+    nothing. Call before anything else is locked.
+    """
+    Upkeep.objects.select_for_update().filter(id=1).first()
 
 
 def refuse_feeding(segment: Segment) -> None:

@@ -172,7 +172,7 @@ def read_struct(request: Request, shape: type[S]) -> S:
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$")
         raise Invalid(
-            message.replace("`", "“", 1).replace("`", "”", 1).rstrip(".") + ".",
+            re.sub("`([^`]*)`", r"“\1”", message).rstrip(".") + ".",
             field=path.strip(".`").replace("[", ".").replace("]", ""),
         ) from error
 

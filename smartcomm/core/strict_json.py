@@ -99,7 +99,9 @@ def _decode(body: bytes) -> Any:
     except RecursionError as error:
         raise NotJson("The body is nested too deeply.") from error
     except (msgspec.MsgspecError, ValueError) as error:
-        raise NotJson(f"The body is not JSON: {str(error).rstrip('.')}.") from error
+        # Here a path is of no help: it names neither keys nor indexes.
+        what = str(error).partition(" - at `")[0].rstrip(".")
+        raise NotJson(f"The body is not JSON: {what}.") from error
 
 
 # A key ends with a quote and a colon. Texts may hold both as well, so there are at

@@ -7,7 +7,7 @@
   const LOST = "This did not work. Check the connection and try again.";
   const LOGGED_OUT = "You are logged out. Log in again in another tab, then go on here: nothing is lost.";
   const NO_COUNT = "The count could not be asked for. Check the connection, then change anything to try again.";
-  const ROOM = 330; // pixels that a list of offers and the bar at the foot take
+  const ROOM = 360; // pixels that a list of offers and the bar at the foot take
   const MANY = 50; // values: more are lines of one field
   // After these, what was typed meanwhile still has its place.
   const IN_PLACE = ["changed", "add", "show"];
@@ -210,9 +210,14 @@
 
   /* A field with offers below it (an ARIA combobox), for one value or for several - */
 
+  // Of a pasted column every line is a value, commas and all. In double quotes stands a
+  // value with a comma; a double quote within them is written twice.
+  const OPEN_QUOTE = /^"(?:[^"]|"")*$/;
   function split(text) {
-    const whole = text.trim().match(/^"([^"]+)"$/);
-    return whole ? [whole[1]] : text.split(/[,;\n\t]/).map((part) => part.trim()).filter(Boolean);
+    const marks = /[\n\t]/.test(text.trim()) ? "\n\t" : ",;";
+    const value = new RegExp(`\\s*(?:"((?:[^"]|"")+)"|([^${marks}]*?))[,;\\s]*(?:[${marks}]|$)`, "g");
+    const found = [...text.matchAll(value)].map(([, quoted, plain]) => quoted?.replaceAll('""', '"') ?? plain);
+    return found.filter(Boolean);
   }
 
   const rulePicker = () => ({
@@ -344,7 +349,7 @@
           if (this.key) return this.add(split(input.value));
           this.close();
           input.dispatchEvent(new Event("change", { bubbles: true }));
-        } else if (key === "," && this.key && !input.value.startsWith('"')) {
+        } else if (key === "," && this.key && !OPEN_QUOTE.test(input.value)) {
           event.preventDefault();
           this.add(split(input.value));
         } else if (key === "Backspace" && this.key && !input.value) {
@@ -466,7 +471,7 @@
   }
 
   document.addEventListener("htmx:beforeSwap", (event) => {
-    if (!event.detail.target.closest?.("[data-builder], [data-preview-for]")) return;
+    if (!event.detail.target.closest?.("[data-builder], [data-preview-for], #segment-head")) return;
     if (isElsewhere(event.detail)) Object.assign(event.detail, { shouldSwap: false, isError: true });
   }, true);
 })();

@@ -72,3 +72,10 @@ def test_what_is_not_json_is_refused_and_never_a_fault(body):
     except ValueError:
         with pytest.raises(NotJson):
             decode_items(body, "events")
+
+
+def test_a_number_that_cannot_be_held_is_refused_in_words():
+    with pytest.raises(NotJson) as caught:
+        decode(b'{"rule": {"value": 1e400}}')
+
+    assert caught.value.message == "The body is not JSON: Number out of range."

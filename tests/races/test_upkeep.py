@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from django.db import connection, transaction
@@ -20,10 +21,10 @@ from customers.models import Customer
 from customers.upsert import upsert_customers
 from events.ingest import record_events
 from events.models import Event
-from segments import rules
+from segments import rules, saving
 from segments.compile import compile_rule, customers_matching
 from segments.models import Membership, Segment, Upkeep
-from segments.upkeep import feed, keeper, settling
+from segments.upkeep import applying, feed, keeper, meanings, recount, settling
 from tests import make
 from tests.races.together import at_once
 
@@ -91,6 +92,18 @@ def differences() -> dict[str, set[int]]:
         if wrong or segment.count != len(members):
             found[segment.name] = wrong
     return found
+
+
+def in_by_what_was_told(before: set[tuple[int, int]]) -> set[tuple[int, int]]:
+    """(segment, customer) by all that was recorded, which must come in turns."""
+    inside = set(before)
+    told = Event.objects.filter(type__name__in=["segment.entered", "segment.left"])
+    rows = told.order_by("pk").values_list("type__name", "context", "customer_id")
+    for name, context, customer_id in rows:
+        one = context["segment"], customer_id
+        assert (one in inside) == (name == "segment.left"), "told twice"
+        inside ^= {one}
+    return inside
 
 
 def segments() -> None:
@@ -203,8 +216,12 @@ def test_without_waiting_for_those_who_cannot_know_it_would_be_missed(monkeypatc
 def test_keepers_killed_over_and_over_miss_nothing_of_what_is_sent(monkeypatch):
     monkeypatch.setattr(feed, "EVENTS", 200)
     segments()
+    Segment.objects.update(is_watched=True)
     ids = [make.customer(f"C-{n}").external_id for n in range(60)]
     source = make.source()
+    keeper.keep_all()
+    never = Segment.objects.get(name="Never").pk
+    in_before = {(never, pk) for pk in Customer.objects.values_list("pk", flat=True)}
     stop = threading.Event()
     killed = 0
 
@@ -246,12 +263,14 @@ def test_keepers_killed_over_and_over_miss_nothing_of_what_is_sent(monkeypatch):
         stop.set()
         killer.join(timeout=60)
     assert killed >= 2
-    assert Event.objects.count() == 4 * 60 * 10
+    assert Event.objects.filter(type__name="Order paid").count() == 4 * 60 * 10
 
     until(lambda: keeper.keep() == keeper.Round())
 
     assert differences() == {}
     assert not Segment.objects.exclude(status="fresh").exists()
+    members = set(Membership.objects.values_list("segment_id", "customer_id"))
+    assert in_by_what_was_told(in_before) == members
 
 
 def test_of_two_keepers_at_once_one_works_and_no_one_waits():
@@ -296,3 +315,85 @@ def test_customers_merged_while_members_are_kept_leave_no_one_behind():
     assert differences() == {}
     known = set(Customer.objects.values_list("pk", flat=True))
     assert set(Membership.objects.values_list("customer_id", flat=True)) <= known
+
+
+def meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+    where: ModuleType,
+    name: str,
+    work: Callable[[], object],
+) -> list[threading.Thread]:
+    """When the keeper first calls that, do this elsewhere, for as long as it takes."""
+    real = getattr(where, name)
+    started: list[threading.Thread] = []
+
+    def call(*args: object, **more: object) -> object:
+        if not started:
+            started.append(threading.Thread(target=run))
+            started[0].start()
+            started[0].join(timeout=0.5)
+        return real(*args, **more)
+
+    def run() -> None:
+        try:
+            work()
+        finally:
+            connection.close()
+
+    monkeypatch.setattr(where, name, call)
+    return started
+
+
+@pytest.mark.parametrize(
+    ("where", "name"), [(applying, "apply_query"), (recount, "compile_rule")]
+)
+def test_a_segment_deleted_while_it_is_kept_leaves_nothing_behind(
+    where, name, monkeypatch
+):
+    monkeypatch.setattr(recount, "RANGE", 2)
+    segment = Segment.objects.create(name="Cities", rule=PARIS)
+    if where is applying:
+        keeper.keep_all()
+    for n in range(4):
+        make.customer(f"C-{n}", city="Paris")
+
+    started = meanwhile(monkeypatch, where, name, lambda: saving.delete(segment))
+    keeper.keep_all()
+    started[0].join(timeout=20)
+    keeper.keep_all()
+
+    assert not Segment.objects.exists()
+    assert not Membership.objects.exists()
+
+
+def test_a_rule_is_changed_while_its_count_of_all_ends_and_neither_gives_up(
+    monkeypatch,
+):
+    make.event_type("Order paid")
+    make.event(make.customer("C-1"), "Order paid")
+    segment = Segment.objects.create(name="Payers", rule=PAID)
+    looked_up, may_go_on = threading.Event(), threading.Event()
+    meaning_of = meanings.meaning_of
+
+    def meaning_slowly(segment: Segment) -> meanings.Meaning:
+        if threading.current_thread() is not threading.main_thread():
+            looked_up.set()
+            assert may_go_on.wait(timeout=20)
+        return meaning_of(segment)
+
+    def change() -> None:
+        saving.change(segment, saving.Wanted("Often", "", OFTEN), author="Anna")
+        changed.set()
+
+    changed = threading.Event()
+    monkeypatch.setattr(meanings, "meaning_of", meaning_slowly)
+    started = meanwhile(monkeypatch, applying, "apply_counted", change)
+    # Goes on once the keeper waits for the segment, which is locked.
+    threading.Timer(1.5, may_go_on.set).start()
+    keeper.keep_all()
+    started[0].join(timeout=20)
+    keeper.keep_all()
+
+    assert looked_up.is_set()
+    assert changed.is_set()
+    assert differences() == {}

@@ -186,6 +186,11 @@ class Calendar:
         return found
 
 
+def in_order(ends: tuple[Any, Any]) -> tuple[Any, Any]:
+    """The same two ends, the low one first."""
+    return ends[::-1] if rules.is_reversed(*ends) else ends
+
+
 class Rules:
     """Strategies for the rules that speak of one calendar and of these segments."""
 
@@ -193,6 +198,7 @@ class Rules:
         self, calendar: Calendar, segments: list[int], campaigns: list[int]
     ) -> None:
         self.dates = st.sampled_from(calendar.dates())
+        self.two_dates = st.tuples(self.dates, self.dates).map(in_order)
         self.days = st.sampled_from([day.isoformat() for day in calendar.days])
         self.numbers = st.sampled_from([-3, 0, 1, 10, 10.5, 17.5, 18, 40])
         self.scalars = st.sampled_from([*SCALARS, *calendar.dates()[:3]])
@@ -200,7 +206,7 @@ class Rules:
         self.segments, self.campaigns = segments, campaigns
 
     def value(self, takes: Takes) -> st.SearchStrategy[Any]:
-        pair = st.tuples(self.numbers, self.numbers) | st.tuples(self.dates, self.dates)
+        pair = st.tuples(self.numbers, self.numbers).map(in_order) | self.two_dates
         return {
             Takes.NOTHING: st.none(),
             Takes.ONE: self.scalars | self.given,
@@ -247,7 +253,7 @@ class Rules:
         dates = st.one_of(
             st.tuples(st.sampled_from(["before", "after"]), self.dates | self.given),
             st.tuples(st.just("on"), self.days),
-            st.tuples(st.just("between"), st.tuples(self.dates, self.dates)),
+            st.tuples(st.just("between"), self.two_dates),
         )
         return st.one_of(
             st.just(rules.Count(">=", 1)),
@@ -267,9 +273,9 @@ class Rules:
                 st.sampled_from([1, 2, 3, 7, 12, 25, 48]),
                 st.sampled_from(["hours", "days", "weeks", "months"]),
             ),
-            st.builds(
-                rules.Span, self.dates | st.none(), self.dates | st.none()
-            ).filter(lambda span: span.start or span.end),
+            st.builds(rules.Span, self.dates, st.none()),
+            st.builds(rules.Span, st.none(), self.dates),
+            self.two_dates.map(lambda ends: rules.Span(*ends)),
             st.builds(
                 rules.Calendar,
                 st.sampled_from(["this", "previous"]),

@@ -13,6 +13,7 @@ from pytest_django.asserts import assertContains
 
 from customers.models import Customer
 from segments import saving
+from segments.builder import share_text
 from segments.models import DailyCount, ExportChoice, Segment, Upkeep
 from segments.upkeep import KEEP, keeper
 from tests import make
@@ -203,6 +204,90 @@ def test_the_list_shows_a_line_of_the_last_days_and_where_it_breaks(staff):
     assert drawn.count("<path") == 2
     chart = staff.get(page_of("change", segment)).content.decode()
     assert chart.count('class="sd-day"') == 4
+
+
+def test_on_its_first_day_a_segment_shows_a_dot_and_what_will_be_there(staff):
+    segment = make.kept(make.segment("In Paris", PARIS), make.customer())
+    today = timezone.localdate()
+    DailyCount.objects.update_or_create(
+        segment=segment, day=today, defaults={"count": 1}
+    )
+
+    page = staff.get(reverse(LIST)).content.decode()
+
+    assert 'aria-label="1 on the one day counted so far"' in page
+    chart = staff.get(page_of("change", segment)).content.decode()
+    assert "The line begins with the second day of counting" in chart
+
+
+def test_the_page_asks_again_until_everybody_was_counted(staff):
+    segment = make.segment("In Paris", PARIS)
+    asking = f'hx-get="{page_of("progress", segment)}"'
+
+    assert asking in staff.get(page_of("change", segment)).content.decode()
+    assert asking in staff.get(page_of("progress", segment)).content.decode()
+
+    make.kept(segment, make.customer())
+    html = staff.get(page_of("progress", segment)).content.decode()
+    assert asking not in html
+    assert "fresh" in html
+    assert '<strong class="sd-big sc-num">1</strong> customer</p>' in html
+    assert asking not in staff.get(page_of("change", segment)).content.decode()
+    assert colleague("view_customer").get(page_of("progress", segment)).status_code == (
+        403
+    )
+
+
+def test_pages_of_a_segment_that_was_deleted_are_not_there(staff):
+    segment = make.segment("In Paris", PARIS)
+    saving.delete(segment)
+    segment.pk = 4711
+
+    for name in ("members", "versions", "explain", "export", "progress"):
+        assert staff.get(page_of(name, segment)).status_code == 404
+    assert staff.post(page_of("count", segment)).status_code == 404
+
+
+def test_who_saves_an_archived_segment_is_told_that_it_is_archived(staff):
+    segment = make.segment("In Paris", PARIS)
+    url = page_of("change", segment)
+    mine = form_at(staff, url) | {"description": ["Of Paris"]}
+    saving.archive(segment)
+
+    html = staff.post(url, mine, follow=True).content.decode()
+
+    assert "“In Paris” is archived: nobody keeps its members" in html
+
+
+def test_only_all_are_a_hundred_per_cent():
+    parts = (0, 0.0004, 0.5, 0.9949, 0.999, 1)
+
+    assert [share_text(part).replace("\xa0", " ") for part in parts] == [
+        "0 %",
+        "less than 0.1 %",
+        "50 %",
+        "99 %",
+        "more than 99 %",
+        "100 %",
+    ]
+
+
+def test_a_description_is_no_novel(staff):
+    segment = make.segment("Paris", PARIS)
+    url = page_of("change", segment)
+
+    answer = staff.post(url, form_at(staff, url) | {"description": ["x" * 2_001]})
+
+    assert "A description has at most 2,000 characters." in (answer.content.decode())
+    made = {"name": "Guests", "description": "x" * 2_001, "by": "id"}
+    answer = staff.post(reverse("admin:segments_list_add"), made)
+    assert "at most 2000 characters" in answer.content.decode()
+    # What was longer before the limit hinders nobody from changing something else.
+    Segment.objects.update(description="x" * 3_000)
+    answer = staff.post(url, form_at(staff, url) | {"name": ["In Paris"]})
+    assert answer.status_code == 302
+    segment.refresh_from_db()
+    assert (segment.name, len(segment.description)) == ("In Paris", 3_000)
 
 
 def names_in(staff: Client, **asked: str) -> list[str]:

@@ -108,6 +108,9 @@ def test_a_rule_that_is_not_understood_is_refused_and_nothing_saved(api, rule, f
         ({"name": 5, "rule": PARIS}, "name"),
         ({"name": "x", "rule": []}, "rule"),
         ({"name": "x", "rule": PARIS, "description": None}, "description"),
+        ({"name": "x", "rule": PARIS, "description": "x" * 2001}, "description"),
+        ({"name": "x", "rule": PARIS, "description": "x\x00"}, "description"),
+        ({"name": "x\x00", "rule": PARIS}, "name"),
         ({"name": "x", "rule": PARIS, "colour": "red"}, ""),
     ],
 )
@@ -120,18 +123,39 @@ def test_a_body_that_does_not_fit_is_refused_by_name(api, body, field):
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("rule", "field"),
     [
-        {"name": "x\x00", "rule": PARIS},
-        {"name": "x", "rule": {**PARIS, "value": "\x00"}},
+        ({**PARIS, "value": "\x00"}, "value"),
+        ({**PARIS, "attribute": "city\x00"}, "attribute"),
+        ({"event": "Order paid\x00"}, "event"),
     ],
 )
-def test_what_the_database_cannot_hold_is_refused_and_no_fault_of_ours(api, body):
-    response = api.post("/segments", body)
-
-    assert response.status_code == 422
-    assert response["Content-Type"] == "application/problem+json"
+def test_what_the_database_cannot_hold_is_refused_with_its_place(api, rule, field):
+    for response in (
+        api.post("/segments", {"name": "x", "rule": rule}),
+        api.post("/segments/preview", {"rule": rule}),
+    ):
+        told = problem(response, 422, "rule_invalid")
+        assert told["errors"][0]["field"] == field
     assert not Segment.objects.exists()
+
+
+def test_what_is_wrong_with_a_body_is_quoted_in_one_way(api):
+    told = problem(api.post("/segments", {"name": 5, "rule": PARIS}), 422, "invalid")
+
+    assert told["detail"] == "Expected “str”, got “int”."
+
+
+def test_an_id_that_nobody_can_have_hinders_none_of_the_others(api):
+    anna = make.customer()
+    some = make.segment()
+
+    response = api.post(
+        f"/segments/{some.pk}/customers", {"add": ["C\x00", anna.external_id]}
+    )
+
+    assert response.status_code == 200
+    assert (response.json()["added"], response.json()["unknown"]) == (1, ["C\x00"])
 
 
 def test_two_segments_have_two_names(api):

@@ -335,15 +335,43 @@ def test_who_was_logged_out_is_told_and_goes_on_after_logging_in_elsewhere(
 
     expect(builder.locator(".scb-status")).to_contain_text("You are logged out.")
     expect(value_at(builder, "1")).to_have_value("Rome")
-    other = builder.context.new_page()
+    log_in_elsewhere(builder)
+    assert len(saved(builder)["all"]) == 2
+
+
+def log_in_elsewhere(page: Page) -> None:
+    other = page.context.new_page()
     other.goto("/admin/login/?next=/admin/segments/segment/")
     other.get_by_label("Username").fill("anna")
     other.get_by_label("Password").fill("secret")
     other.get_by_role("button", name="Log in").click()
     expect(other.get_by_role("link", name="Segments").first).to_be_visible()
-    builder.bring_to_front()
-    builder.evaluate("window.dispatchEvent(new Event('focus'))")
-    assert len(saved(builder)["all"]) == 2
+    page.bring_to_front()
+    page.evaluate("window.dispatchEvent(new Event('focus'))")
+
+
+def test_saving_loses_nothing_where_one_is_logged_out_or_cut_off(builder: Page):
+    two_cities(builder)
+    builder.get_by_role("button", name="Remove this group").click()
+    expect(condition(builder, 2)).to_have_count(0)
+    builder.get_by_label("Name*").fill("Two cities")
+    settle(builder)
+    save = builder.get_by_role("button", name="Save", exact=True)
+
+    builder.context.set_offline(True)
+    save.click()
+    expect(builder.get_by_role("alert")).to_contain_text("there is no connection")
+    builder.context.set_offline(False)
+
+    builder.context.clear_cookies(name="sessionid")
+    save.click()
+    expect(builder.get_by_role("alert")).to_contain_text("you are logged out")
+    expect(value_at(builder, "1")).to_have_value("Rome")
+
+    log_in_elsewhere(builder)
+    save.click()
+    expect(builder.get_by_text("was added successfully")).to_be_visible()
+    assert Segment.objects.get().name == "Two cities"
 
 
 def test_leaving_a_rule_that_is_not_saved_is_asked_about(builder: Page):
@@ -445,6 +473,31 @@ def test_values_are_chosen_and_typed_one_after_the_other_without_waiting(
     builder.keyboard.press("Backspace")
     expect(city.locator(".scb-chip")).to_have_count(2)
     expect(builder.locator(".scb-count")).to_contain_text("2 customers")
+
+
+def test_a_value_may_have_commas_and_quotes_and_a_pasted_line_is_one_value(
+    builder: Page,
+):
+    builder.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    add(builder, "Attribute")
+    city = condition(builder, 0)
+    city.get_by_label("Attribute").select_option("City")
+    city.get_by_label("Comparison").select_option("is one of")
+    city.get_by_role("combobox", name="Values").click()
+    builder.keyboard.type('"5"", black","Bag, red",17" wheel,')
+    builder.evaluate("navigator.clipboard.writeText('Paris, Texas\\nRome,\\n')")
+    builder.keyboard.press("Control+v")
+    expect(city.locator(".scb-chip")).to_have_count(5)
+
+    builder.get_by_label("Name*").fill("Odd")
+
+    assert saved(builder)["all"][0]["value"] == [
+        '5", black',
+        "Bag, red",
+        '17" wheel',
+        "Paris, Texas",
+        "Rome",
+    ]
 
 
 def test_what_was_removed_comes_back_with_undo(builder: Page):

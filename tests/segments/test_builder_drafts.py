@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from segments import drafts, rules
 from segments.builder import Options, render
 from segments.operators import OPERATORS, Takes
+from tests.segments.language import in_order
 
 pytestmark = pytest.mark.django_db
 
@@ -117,6 +118,7 @@ numbers = (
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.integers(-5, 5)
 )
+two_instants = st.tuples(instants, instants).map(in_order)
 scalars = texts | numbers | st.booleans() | from_event | days
 
 
@@ -134,8 +136,8 @@ def _values(op):
             return numbers | instants | from_event
         case Takes.PAIR:
             return (
-                st.tuples(numbers, numbers)
-                | st.tuples(instants, instants)
+                st.tuples(numbers, numbers).map(in_order)
+                | two_instants
                 | st.tuples(from_event, numbers)
             )
         case Takes.TEXT:
@@ -160,7 +162,7 @@ amounts = (st.sampled_from([">=", "<=", "="]), counts), (st.just("between"), pai
 dates = (
     (st.sampled_from(["before", "after"]), instants | from_event),
     (st.just("on"), days | from_event),
-    (st.just("between"), st.tuples(instants, instants)),
+    (st.just("between"), two_instants),
 )
 questions = st.one_of(
     *(
@@ -182,7 +184,7 @@ plain_periods = st.one_of(
     st.builds(
         rules.Last, st.integers(1, 1200), st.sampled_from(list(rules.MAX_PERIOD))
     ),
-    st.builds(rules.Span, instants, instants),
+    two_instants.map(lambda ends: rules.Span(*ends)),
     st.builds(rules.Span, instants, st.none()),
     st.builds(rules.Span, st.none(), instants),
     st.builds(

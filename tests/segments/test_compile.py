@@ -148,7 +148,7 @@ def test_a_list_of_the_event_may_stand_for_the_list_of_in():
     [
         ("price", "1e999999"),
         ("price", "-1e-999999"),
-        ("price", "9" * 32_000 + "e999"),
+        ("price", "9" * 4_000 + "e999"),
         ("day", "2026-01-01T00:00:00+99:99"),
         ("day", "2026-13-45"),
         ("day", "0000-01-01"),
@@ -341,7 +341,7 @@ def test_who_asks_for_the_last_event_reads_none_that_is_too_old(
     assert members(rule, now=NOW) == (set() if "first" in question else {anna.pk})
 
 
-def read(data):
+def read(data, *, restrict=None):
     """How many rows of events the query for a rule reads."""
 
     def of(plan):
@@ -349,7 +349,7 @@ def read(data):
         is_scan = plan.get("Relation Name") == "events_event"
         return own * is_scan + sum(map(of, plan.get("Plans", [])))
 
-    query = compile_rule(parse(data), now=NOW)
+    query = compile_rule(parse(data), now=NOW, restrict=restrict)
     with connection.cursor() as cursor:
         cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {query.sql}", query.params)
         return of(cursor.fetchone()[0][0]["Plan"])
@@ -366,3 +366,35 @@ def test_questions_about_the_same_events_read_them_once():
     assert members({"all": [thrice, long_ago]}, now=NOW) == {anna.pk}
     assert read({"all": [thrice, long_ago]}) == read(thrice) == 5
     assert members({"any": [thrice, {"not": long_ago}]}, now=NOW) == {anna.pk, ben.pk}
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"without": {"event": "Order paid", "same": ["product_id"], "order": "after"}},
+        {"with": {"event": "Order paid", "same": ["product_id"]}},
+        {"period": {"since": {"event": "Order paid"}}},
+        {
+            "period": {"since": {"event": "Order paid"}},
+            "count": {"op": "=", "value": 0},
+        },
+    ],
+    ids=["without", "with", "since", "none since"],
+)
+def test_of_some_customers_events_of_a_new_type_are_read_once_or_twice(beside):
+    """The planner has not heard of it, and expects no more than one event."""
+    customers = [make.customer() for _ in range(60)]
+    for customer in customers * 4:
+        make.event(customer, "Page viewed", at=NOW)
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE events_event")
+    for customer in customers:
+        for day in range(3):
+            for name in ("Order paid", "Product viewed"):
+                at = NOW - timedelta(days=day)
+                make.event(customer, name, at=at, product_id=day)
+
+    some = [customer.pk for customer in customers[::2]]
+    rule = {"event": "Product viewed", **beside}
+
+    assert read(rule, restrict=some) <= 2 * 6 * len(some)

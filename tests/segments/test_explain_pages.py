@@ -285,6 +285,17 @@ def test_a_segment_missed_by_one_condition_is_nearly_reached(anna, segment):
     assert (found.asked, found.total, found.missed) == (1, 1, 1)
 
 
+def test_a_rule_of_one_condition_is_not_counted_among_those_that_could_be_asked(
+    anna, segment
+):
+    for number in range(MOST + 1):
+        a_segment({"all": [PAID]}, name=f"A {number}")
+
+    found = now_nearly(anna)
+
+    assert (found.asked, found.total) == (1, 1)
+
+
 def test_who_is_in_or_misses_more_than_one_is_not_nearly_in(anna, segment):
     ben = make.customer(city="Paris")
     make.event(ben, "Paid")

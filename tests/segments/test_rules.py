@@ -9,6 +9,7 @@ from segments.describe import describe
 from segments.rules import RuleError, parse, to_json
 
 BAG = {"field": "name", "op": "=", "value": "Bag"}
+TODAY = "2026-10-01"
 #: The example of the product's description.
 EXAMPLE = {
     "all": [
@@ -100,6 +101,42 @@ def test_a_rule_reads_as_a_sentence():
         ("value", {"attribute": "age", "op": "between", "value": [1, "2026-01-01"]}),
         ("value", {"attribute": "age", "op": "=", "value": float("inf")}),
         ("value", {"attribute": "city", "op": "=", "value": "a\x00"}),
+        ("value", {"attribute": "city", "op": "=", "value": "a" * 4097}),
+        ("attribute", {"attribute": "city\x00", "op": "=", "value": "a"}),
+        ("attribute", {"attribute": "a" * 129, "op": "=", "value": "a"}),
+        ("event", {"event": "A\x00"}),
+        ("event", {"event": "A" * 129}),
+        ("source", {"event": "A", "source": ["shop", "\ud800"]}),
+        ("category", {"reachable": "email", "category": "news\x00"}),
+        (
+            "period.since.event",
+            {"event": "A", "period": {"since": {"event": "B\x00"}}},
+        ),
+        (
+            "where.0.field",
+            {"event": "A", "where": [{**BAG, "field": ".".join(["a"] * 11)}]},
+        ),
+        ("with.same", {"event": "A", "with": {"event": "B", "same": ["a." * 11]}}),
+        ("value", {"attribute": "paid", "op": "days ago <=", "value": 1_000_001}),
+        ("value", {"attribute": "age", "op": "between", "value": [25, 18]}),
+        ("value", {"attribute": "age", "op": "between", "value": [0.2, 0.1]}),
+        (
+            "value",
+            {"attribute": "paid", "op": "between", "value": ["2026-10-02", TODAY]},
+        ),
+        (
+            "where.0.value",
+            {"event": "A", "where": [{"field": "n", "op": "between", "value": [2, 1]}]},
+        ),
+        (
+            "first.value",
+            {"event": "A", "first": {"op": "between", "value": ["2026-10-02", TODAY]}},
+        ),
+        ("period.to", {"event": "A", "period": {"from": "2026-10-02", "to": TODAY}}),
+        (
+            "period.to",
+            {"message": "sent", "period": {"from": "2026-10-02", "to": TODAY}},
+        ),
         ("segment", {"segment": "12"}),
         ("segment", {"segment": True}),
         ("value", {"attribute": "city", "op": "=", "value": "$city"}),
@@ -111,6 +148,56 @@ def test_what_is_not_understood_is_refused_with_its_place(place, data):
 
     assert caught.value.field == place
     assert caught.value.message.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "reversed_"),
+    [
+        (1, 1, False),
+        (1, 1.5, False),
+        (-1, -2, True),
+        (TODAY, TODAY, False),
+        (TODAY, "2026-09-30", True),
+        # A day is a whole day of the project's zone.
+        (TODAY, f"{TODAY}T00:00:00Z", False),
+        (TODAY, f"{TODAY}T00:00:00+00:01", True),
+        (f"{TODAY}T23:59:59Z", TODAY, False),
+        (f"{TODAY}T23:59:59-00:01", TODAY, True),
+        (f"{TODAY}T10:00:00+02:00", f"{TODAY}T08:00:00Z", False),
+        (f"{TODAY}T10:00:00+01:00", f"{TODAY}T08:00:00Z", True),
+        ("0001-01-01", "9999-12-31", False),
+        ("9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59", True),
+    ],
+)
+def test_the_low_end_comes_first(low, high, reversed_):
+    assert rules.is_reversed(low, high) is reversed_
+
+
+def test_ends_taken_from_an_event_are_put_in_order_by_nobody():
+    data = {"attribute": "age", "op": "between", "value": ["$high", 1]}
+
+    assert to_json(parse(data, event_values=True)) == data
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"x" * 100_000: 1},
+        {f"x{i}": i for i in range(10_000)},
+        {**{f"x{i}": i for i in range(10_000)}, "event": "A"},
+        {"event": "A", "x" * 100_000: 1},
+        {"event": "x" * 100_000},
+        {"event": "A", "where": [{**BAG, "field": "x" * 100_000}]},
+        {"attribute": "city", "op": "x" * 100_000, "value": 1},
+        {"attribute": "city", "op": "=", "value": "$" + "x" * 4_000},
+    ],
+)
+def test_a_refusal_does_not_send_back_all_that_was_sent(data):
+    with pytest.raises(RuleError) as caught:
+        parse(data)
+
+    assert len(caught.value.message) < 500
+    assert len(caught.value.field) < 100
 
 
 def test_a_value_may_be_the_event_s_where_an_event_starts_things():

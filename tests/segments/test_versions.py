@@ -278,6 +278,22 @@ def test_a_conflict_is_told_also_where_the_form_is_not_finished(staff):
     assert "Give a value." in html
 
 
+def test_a_rule_whose_segment_somebody_deleted_is_not_lost(staff):
+    segment = make.segment("Paris", {"all": [city("Paris")]})
+    url = page_of("change", segment)
+    mine = form_at(staff, url) | {"rule.0.low": ["Oslo"]}
+    saving.delete(segment)
+
+    html = staff.post(url, mine).content.decode()
+
+    assert "Somebody deleted this segment while you were editing it" in html
+    assert not Segment.objects.exists()
+    assert staff.post(url, form_of(html)).status_code == 302
+    made = Segment.objects.get()
+    assert (made.name, made.rule) == ("Paris", {"all": [city("Oslo")]})
+    assert made.versions.get().author == "anna"
+
+
 def test_a_count_kept_meanwhile_is_no_conflict(staff):
     segment = make.segment("Paris", {"all": [city("Paris")]})
     url = page_of("change", segment)

@@ -276,6 +276,16 @@ def test_the_campaigns_are_published_and_something_of_today_awaits_them(
     assert Broadcast.objects.get().campaign.name == "Back in stock"
 
 
+def test_every_segment_has_a_first_version_and_says_whose_it_is(
+    slice_of_demo, progress
+):
+    demo.load_demo(size="small", now=NOW, progress=progress)
+
+    for segment in Segment.objects.all():
+        version = segment.versions.get()
+        assert (version.rule, version.author) == (segment.rule, "demo data")
+
+
 def test_every_segment_can_be_counted(slice_of_demo, progress):
     demo.load_demo(size="small", now=NOW, progress=progress)
 

@@ -16,7 +16,7 @@ from campaigns.publish import publish
 from customers.models import Channel, MailingCategory
 from events.models import Event, Kind, Source, SystemEvent
 from messaging.models import ChannelSettings, Template
-from segments import rules
+from segments import saving
 from segments.models import Segment
 from smartcomm.site.demo.load import record
 
@@ -74,13 +74,11 @@ def _make_segments() -> None:
     made: dict[str, int] = {}
     for name, (description, rule) in segments().items():
         rule = _with_segments(rule, made)
-        segment, _ = Segment.objects.get_or_create(
-            name=name,
-            defaults={
-                "description": description,
-                "rule": rules.to_json(rules.parse(rule)),
-            },
-        )
+        segment = Segment.objects.filter(name=name).first()
+        if segment is None:
+            segment = saving.create(
+                saving.Wanted(name, description, rule), author="demo data"
+            )
         made[name] = segment.pk
 
 
