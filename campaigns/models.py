@@ -280,6 +280,10 @@ class Rehearsal(models.Model):
     def is_open(self) -> bool:
         return self.status in self.OPEN
 
+    @property
+    def percent(self) -> int:
+        return int(self.progress * 100)
+
 
 class StepCount(models.Model):
     """How many went on at a step with a limit, in all or in one period of it.

@@ -7,6 +7,7 @@ from typing import Any
 from django.db.models import Count
 from django.utils import timezone
 
+from campaigns.engine import NOT_SENT
 from campaigns.models import Campaign, Passage, Run, TurnedAway, Version
 from campaigns.rehearsal.replay import Replayed
 from campaigns.report import report
@@ -54,13 +55,11 @@ def outcome(version: Version, replayed: Replayed) -> dict[str, Any]:
         "missing_variables": _reasons(
             Message.objects.filter(reason=Message.Reason.MISSING_VARIABLE), "detail"
         ),
-        "not_sent": _reasons(
-            Message.objects.exclude(sent_at__isnull=False)
-            .exclude(reason=Message.Reason.MISSING_VARIABLE)
-            .exclude(detail=""),
-            "detail",
+        "why": _reasons(
+            # Of those who were not written to the messages tell.
+            Passage.objects.exclude(reason="").exclude(way=NOT_SENT),
+            "reason",
         ),
-        "why": _reasons(Passage.objects.exclude(reason=""), "reason"),
         "failed": _reasons(Run.objects.filter(status=Run.Status.FAILED), "reason"),
         "samples": _samples(),
     }
