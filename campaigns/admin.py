@@ -17,7 +17,7 @@ from django.utils.safestring import SafeString
 from unfold.decorators import display
 from unfold.views import ChangeList
 
-from campaigns import drawing, pages, panels
+from campaigns import drawing, pages, panels, rehearsing
 from campaigns.desk import Desk
 from campaigns.editor import drawing_page, panel_view
 from campaigns.forms import NameForm, TriggerForm, media
@@ -118,6 +118,7 @@ class CampaignAdmin(ModelAdmin):
             path("<int:pk>/panel/<slug:what>/", wrap(self.panel_view), name="panel"),
             path("<int:pk>/report/", wrap(self.report_view), name="report"),
             path("<int:pk>/runs/", wrap(self.runs_view), name="runs"),
+            path("<int:pk>/rehearsal/", wrap(self.rehearsal_view), name="rehearsal"),
             path("<int:pk>/versions/", wrap(self.versions_view), name="versions"),
             path("<int:pk>/publish/", wrap(self.publish_view), name="publish"),
             path("<int:pk>/state/<slug:deed>/", wrap(self.state_view), name="state"),
@@ -195,6 +196,9 @@ class CampaignAdmin(ModelAdmin):
 
     def runs_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         return pages.runs_page(Desk.of(self, request, pk))
+
+    def rehearsal_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        return rehearsing.page(Desk.of(self, request, pk))
 
     def versions_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         return pages.versions_page(Desk.of(self, request, pk))

@@ -4,3 +4,5 @@
 TICK = "campaigns.tasks.tick"
 #: Broadcasts, chunk by chunk.
 WALK = "campaigns.tasks.walk_broadcasts"
+#: Rehearsals of drafts.
+REHEARSE = "campaigns.tasks.rehearse"

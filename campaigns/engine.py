@@ -40,6 +40,8 @@ class _Batch:
     """Runs in hand, and what has changed about them."""
 
     now: datetime
+    #: Nothing but runs and messages is changed: see campaigns.rehearsal.
+    is_rehearsal: bool = False
     steps: dict[int, Step] = field(default_factory=dict)
     by_key: dict[tuple[int, str], Step] = field(default_factory=dict)
     changed: dict[int, Run] = field(default_factory=dict)
@@ -107,8 +109,13 @@ UPDATE = """
 """
 
 
-def advance_runs(*, limit: int = 500, now: datetime | None = None) -> int:
-    """Take due runs as far as they go. Returns how many were due."""
+def advance_runs(
+    *, limit: int = 500, now: datetime | None = None, is_rehearsal: bool = False
+) -> int:
+    """Take due runs as far as they go. Returns how many were due.
+
+    A rehearsal changes no customers, lists and events, and calls nobody.
+    """
     now = now or timezone.now()
     with transaction.atomic():
         due = Run.objects.filter(
@@ -121,7 +128,7 @@ def advance_runs(*, limit: int = 500, now: datetime | None = None) -> int:
         claimed = claim(due, limit)
         if not claimed:
             return 0
-        batch = _Batch(now)
+        batch = _Batch(now, is_rehearsal)
         _go_on(batch, _still_at_work(batch, claimed))
     return len(claimed)
 
@@ -202,9 +209,10 @@ def _execute(
 ) -> Mapping[int, Outcome]:
     """The outcomes of one step. A run that cannot be executed holds up no other."""
     action = ACTIONS[step.action]
+    execute = action.rehearse if batch.is_rehearsal else action.execute
     try:
         with transaction.atomic():
-            return action.execute(step, group, now=batch.now)
+            return execute(step, group, now=batch.now)
     except Exception as error:
         # Whatever it is: it must not poison the queue.
         if len(group) > 1:

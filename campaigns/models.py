@@ -227,6 +227,64 @@ class TurnedAway(CustomerOwned):
         return f"{self.customer_id} from {self.campaign_id}"
 
 
+class Rehearsal(models.Model):
+    """A dry run of a version over the last days: the order, and what came of it."""
+
+    class Status(models.TextChoices):
+        WAITING = "waiting", "Waiting"
+        RUNNING = "running", "Running"
+        DONE = "done", "Done"
+        CANCELLED = "cancelled", "Stopped"
+        FAILED = "failed", "Failed"
+
+    #: Not over yet.
+    OPEN = (Status.WAITING, Status.RUNNING)
+
+    campaign = models.ForeignKey(Campaign, models.CASCADE, related_name="rehearsals")
+    version = models.ForeignKey(Version, models.CASCADE, related_name="+")
+    days = models.PositiveIntegerField()
+    until = models.DateTimeField()
+    status = models.CharField(max_length=9, choices=Status, default=Status.WAITING)
+    #: From 0 to 1.
+    progress = models.FloatField(default=0)
+    #: See campaigns.rehearsal.outcome.
+    result = models.JSONField(null=True)
+    error = models.TextField(blank=True)
+    asked_at = models.DateTimeField()
+    asked_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        models.SET_NULL,
+        null=True,
+        db_constraint=False,
+        related_name="+",
+    )
+    began_at = models.DateTimeField(null=True)
+    ended_at = models.DateTimeField(null=True)
+    #: Moved on by whoever is at it: old, and nobody is any more.
+    alive_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering: ClassVar = ["-asked_at", "-id"]
+        indexes: ClassVar = [
+            models.Index(
+                fields=["asked_at"],
+                name="rehearsal_open",
+                condition=models.Q(status__in=["waiting", "running"]),
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.version}, {self.days} days"
+
+    @property
+    def is_open(self) -> bool:
+        return self.status in self.OPEN
+
+    @property
+    def percent(self) -> int:
+        return int(self.progress * 100)
+
+
 class StepCount(models.Model):
     """How many went on at a step with a limit, in all or in one period of it.
 

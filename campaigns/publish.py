@@ -89,7 +89,7 @@ def publish(campaign: Campaign, *, user: AbstractBaseUser | None = None) -> Publ
         version.event_type, _ = EventType.objects.get_or_create(
             name=version.event_name, defaults={"kind": _KINDS[version.trigger_kind]}
         )
-        _freeze_texts(version)
+        freeze_texts(version)
         _await_events(version)
         campaign.versions.filter(status=Version.Status.PUBLISHED).update(
             status=Version.Status.SUPERSEDED
@@ -181,7 +181,8 @@ def _mark_awaited() -> None:
     EventType.objects.filter(~waiting, is_awaited=True).update(is_awaited=False)
 
 
-def _freeze_texts(version: Version) -> None:
+def freeze_texts(version: Version) -> None:
+    """Keep the texts of all sending steps as they are now, for ever."""
     categories = dict(MailingCategory.objects.values_list("code", "pk"))
     for step in version.steps.all():
         action = ACTIONS[step.action]

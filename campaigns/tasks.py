@@ -8,7 +8,8 @@ from collections.abc import Callable
 from celery import shared_task
 
 from campaigns import broadcast, dispatch, engine
-from campaigns.bells import TICK, WALK
+from campaigns.bells import REHEARSE, TICK, WALK
+from campaigns.rehearsal import orders
 from smartcomm.core import doorbell
 from smartcomm.core.stopping import is_stopping
 
@@ -67,6 +68,13 @@ def walk_broadcasts() -> None:
         return examined
 
     _until_done(work, again=WALK)
+
+
+@shared_task(name=REHEARSE)
+def rehearse() -> None:
+    """Rehearsals that were asked for, one after the other."""
+    doorbell.answer(REHEARSE)
+    _until_done(orders.rehearse_next, again=REHEARSE)
 
 
 def _until_done(work: Callable[[], int], *, again: str) -> None:

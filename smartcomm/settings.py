@@ -211,6 +211,7 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_TASK_ROUTES = {
     "campaigns.tasks.*": {"queue": "campaigns"},
     "campaigns.tasks.walk_broadcasts": {"queue": "broadcasts"},
+    "campaigns.tasks.rehearse": {"queue": "imports"},
     "messaging.tasks.*": {"queue": "messages"},
     "segments.tasks.*": {"queue": "segments"},
     "events.tasks.*": {"queue": "campaigns"},
@@ -231,6 +232,7 @@ CELERY_BEAT_SCHEDULE = {
         ("old keys", "events.tasks.forget_old_keys", 3600),
         ("replays", "events.tasks.advance_replays", TICK_SECONDS),
         ("imports", "events.tasks.run_imports", 2 * TICK_SECONDS),
+        ("rehearsals", "campaigns.tasks.rehearse", TICK_SECONDS),
     ]
 }
 

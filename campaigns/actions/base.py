@@ -101,6 +101,15 @@ class Action(ABC):
         Called inside a transaction, with the runs locked; never talks to the network.
         """
 
+    def rehearse(
+        self, step: Step, runs: Sequence[Started], *, now: datetime
+    ) -> Mapping[int, Outcome]:
+        """The same, but nothing other than runs and messages is changed.
+
+        Whoever changes anything else says here what would come of it.
+        """
+        return self.execute(step, runs, now=now)
+
 
 def only(config: object, known: set[str]) -> Config:
     """The config, when it is an object with no key that is not known."""

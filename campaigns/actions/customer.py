@@ -133,6 +133,21 @@ class SetAttribute(Action):
                 outcomes[started.run.pk] = Go(FAILED, errors) if errors else Go(DONE)
         return outcomes
 
+    def rehearse(
+        self, step: Step, runs: Sequence[Started], *, now: datetime
+    ) -> Mapping[int, Outcome]:
+        type = known_types().get(step.config["attribute"])
+        outcomes: dict[int, Outcome] = {}
+        for started in runs:
+            value, wrong = value_for(step.config["value"], started.context)
+            if not wrong and type and value is not None:
+                try:
+                    check_value(step.config["attribute"], value, type)
+                except UserError as error:
+                    wrong = error.message
+            outcomes[started.run.pk] = Go(FAILED, wrong) if wrong else Go(DONE)
+        return outcomes
+
 
 def _typed(value: Any) -> str:
     """A value as it is typed into the form."""
@@ -220,6 +235,11 @@ class _ChangeList(Action):
             lists.edit(segment, add=ids, origin=origin, now=now)
         else:
             lists.edit(segment, remove=ids, origin=origin, now=now)
+        return self.rehearse(step, runs, now=now)
+
+    def rehearse(
+        self, step: Step, runs: Sequence[Started], *, now: datetime
+    ) -> Mapping[int, Outcome]:
         return {started.run.pk: Go(DONE) for started in runs}
 
 
