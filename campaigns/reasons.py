@@ -6,7 +6,7 @@ each condition of a trigger asked by itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -18,36 +18,57 @@ from events.sandbox import ConditionTried
 from segments import rules
 from segments.compile import events_matching, lookup
 from segments.describe import describe_where
+from segments.operators import OPERATORS, Family
 
 BACKFILL = "It is a backfill, which is stored and triggers nothing."
 
 
 def conditions(
-    version: Version, contexts: Mapping[int, Mapping[str, Any]], *, now: datetime
+    version: Version,
+    contexts: Mapping[int, Mapping[str, Any]],
+    *,
+    moments: Mapping[int, datetime],
 ) -> dict[int, list[ConditionTried]]:
     """The trigger's conditions, each asked as dispatch asks all of them.
 
-    For events of the trigger's type: event's id → context. One query for each
-    condition, however many events.
+    For events of the trigger's type: event's id → context, and → when it is looked at.
+    One query for each condition, however many events; where one of them asks how long
+    ago something was, one for each event as well.
     """
+    where = rules.parse_where(version.where)
     found: dict[int, list[ConditionTried]] = {event_id: [] for event_id in contexts}
-    for line in rules.parse_where(version.where) if contexts else ():
-        fitting = events_matching(
-            (line,),
-            list(contexts),
-            event_type_id=version.event_type_id or 0,
-            system=version.trigger_kind == Version.Trigger.SYSTEM_EVENT,
-            now=now,
-        )
-        for event_id, context in contexts.items():
-            found[event_id].append(
-                ConditionTried(
-                    sentence=describe_where((line,)),
-                    fits=event_id in fitting,
-                    value=lookup(context, line.field),
-                )
+    for now, event_ids in _by_clock(where, moments):
+        for line in where:
+            fitting = events_matching(
+                (line,),
+                event_ids,
+                event_type_id=version.event_type_id or 0,
+                system=version.trigger_kind == Version.Trigger.SYSTEM_EVENT,
+                now=now,
             )
+            for event_id in event_ids:
+                found[event_id].append(
+                    ConditionTried(
+                        sentence=describe_where((line,)),
+                        fits=event_id in fitting,
+                        value=lookup(contexts[event_id], line.field),
+                    )
+                )
     return found
+
+
+def _by_clock(
+    where: Sequence[rules.FieldIs], moments: Mapping[int, datetime]
+) -> Iterator[tuple[datetime, list[int]]]:
+    """Events that may be asked about together."""
+    if any(OPERATORS[line.op].family in _BY_CLOCK for line in where):
+        for event_id, moment in moments.items():
+            yield moment, [event_id]
+    elif moments:
+        yield max(moments.values()), list(moments)
+
+
+_BY_CLOCK = (Family.AGE, Family.ANNIVERSARY)
 
 
 def unmet(tried: Sequence[ConditionTried]) -> list[str]:

@@ -82,7 +82,7 @@ def _touched(version: Version, stored: Stored, trial: Trial) -> CampaignTouched:
         starts=False,
         reasons=[],
         conditions=reasons.conditions(
-            version, {stored.pk: stored.context}, now=trial.now
+            version, {stored.pk: stored.context}, moments={stored.pk: trial.now}
         )[stored.pk],
     )
     told.reasons = _reasons(version, stored, told.conditions, now=trial.now)

@@ -26,6 +26,8 @@ class Stop:
     sentence: str
     arrived_at: datetime
     left_at: datetime | None = None
+    #: The way out, as the drawing names it, and as people call it.
+    taken: str = ""
     way: str = ""
     tone: str = ""
     reason: str = ""
@@ -59,6 +61,7 @@ def stops(run: Run) -> list[Stop]:
             **_words(passage.step),
             arrived_at=passage.arrived_at,
             left_at=passage.left_at,
+            taken=passage.way,
             way=way_label(passage.step.action, passage.way),
             tone=TONES.get(passage.way, ""),
             reason=passage.reason,
