@@ -216,7 +216,9 @@ class Why(msgspec.Struct, frozen=True):
     others: Annotated[
         list[WhyLine], Meta(description="The other events, the newest first.")
     ]
-    next: Annotated[str, Meta(description="The cursor of older ones, or empty.")]
+    next: Annotated[
+        str | None, Meta(description="Where the older ones are, if there are any.")
+    ]
 
 
 def why(
@@ -253,7 +255,7 @@ def why(
         notes=_notes(customer, asked_for),
         answer=answer,
         others=[_line(known, campaign, one) for one in page.items[1:]],
-        next=page.next,
+        next=page.next or None,
     )
 
 

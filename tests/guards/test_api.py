@@ -60,6 +60,7 @@ CALLS = [
     ("POST", "campaigns/<int:pk>/resume", "manage"),
     ("POST", "campaigns/<int:pk>/archive", "manage"),
     ("GET", "campaigns/<int:pk>/report", "read"),
+    ("GET", "campaigns/<int:pk>/why", "read"),
     ("GET", "messages", "read"),
     ("GET", "messages/<int:pk>", "read"),
 ]
