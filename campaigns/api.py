@@ -326,8 +326,7 @@ WHY = {
             "name": "Product in stock",
             "at": "2026-11-12T07:00:00Z",
             "outcome": "started",
-            "sentence": "Started 12 Nov 2026, 10:00, and finished 12 Nov 2026, 10:01, "
-            "at “Send e-mail”.",
+            "sentence": "Started and finished 12 Nov 2026, 10:00, at “Send e-mail”.",
             "run": 551,
         }
     ],

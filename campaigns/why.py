@@ -716,8 +716,12 @@ def _in_short(verdict: _Verdict, *, now: datetime) -> str:
     if wait := waits_for(run, now=now):
         return f"{began}, and is at {_called(run.step)}. {wait.sentence}"
     word = "failed" if run.status == Run.Status.FAILED else "finished"
-    ended = f"{began}, and {word} {on(run.finished_at)}" if run.finished_at else began
-    return f"{ended}, at {_called(run.step)}. {run.reason}".strip()
+    ended = on(run.finished_at) if run.finished_at else ""
+    if ended == on(run.started_at):
+        began = f"Started and {word} {ended}"
+    else:
+        began = f"{began}, and {word} {ended}"
+    return f"{began}, at {_called(run.step)}. {run.reason}".strip()
 
 
 def _called(step: Step) -> str:

@@ -16,9 +16,10 @@ from django.utils import timezone
 from campaigns.actions import ACTIONS
 from campaigns.actions.filter import POSITIVE
 from campaigns.desk import Desk, page_context
+from campaigns.models import Run
 from campaigns.panels import TONES
 from campaigns.way import MINUTE
-from campaigns.why import Outcome, Why, WhyStop, why
+from campaigns.why import Outcome, Why, WhyAnswer, WhyStop, why
 from customers.models import Customer
 from messaging.models import Message
 from segments.admin.explaining import Shower, look_up
@@ -82,7 +83,7 @@ def shown(
     may: Callable[[str], bool] = desk.request.user.has_perm
     answer = told.answer
     trees = Shower(customer, now, may)
-    mark, icon = OUTCOMES[answer.outcome]
+    mark, icon = _mark(answer)
     event, run = answer.event, answer.run
     return {
         "why": told,
@@ -117,6 +118,23 @@ def shown(
             desk.request.GET.get("event") or desk.request.GET.get("before")
         ),
     }
+
+
+def _mark(answer: WhyAnswer) -> tuple[str, str]:
+    """Whoever got a run but no message did not get what is asked about."""
+    if (run := answer.run) is None:
+        return OUTCOMES[answer.outcome]
+    statuses = {message.status for stop in run.stops for message in stop.messages}
+    if run.status == Run.Status.FAILED or statuses & _NOT_SENT:
+        return "open", "priority_high"
+    return OUTCOMES[answer.outcome]
+
+
+_NOT_SENT = {
+    Message.Status.SUPPRESSED.value,
+    Message.Status.FAILED.value,
+    Message.Status.UNKNOWN.value,
+}
 
 
 def _stop(stop: WhyStop, trees: Shower) -> dict[str, Any]:

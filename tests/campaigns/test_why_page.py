@@ -115,6 +115,17 @@ def test_why_nothing_was_started_and_what_the_other_events_did(
     assert "All of them, newest first" in other
 
 
+def test_a_run_whose_message_was_not_sent_is_marked(admin_client, campaign):
+    make.customer("C-2", city="Paris")
+    make.reachable("C-3", city="Paris")
+    for customer in Customer.objects.all():
+        make.event(customer, "Order paid", amount=70)
+    work()
+
+    assert "scx-verdict scx-open" in page(admin_client, campaign, customer="C-2")
+    assert "scx-verdict scx-yes" in page(admin_client, campaign, customer="C-3")
+
+
 def test_a_customer_is_found_by_name_and_by_a_former_id(admin_client, campaign, anna):
     make.customer("C-7", first_name="Anna", last_name="Bergmann")
 
