@@ -318,6 +318,21 @@ def test_how_long_ago_something_was_is_asked_by_the_clock_of_then(anna, clock):
     assert [one.fits for one in answer.conditions] == [True]
 
 
+def test_each_event_of_a_page_is_asked_by_its_own_clock(anna, clock):
+    long_ago = [{"field": "day", "op": "days ago >=", "value": 5}]
+    campaign = make.campaign(on="Order paid", where=long_ago)
+    for _ in range(2):
+        make.event(anna, "Order paid", day="2026-05-01")
+        work()
+        clock.shift(timedelta(days=30))
+
+    told = ask(anna, campaign)
+
+    [earlier] = told.others
+    assert (told.answer.outcome, earlier.outcome) == ("started", "not_started")
+    assert "day was at least 5 days ago" in earlier.sentence
+
+
 def test_an_event_that_was_too_old(anna):
     campaign = make.campaign(on="Order paid", max_age_hours=2)
     make.event(anna, "Order paid", at=NOON - timedelta(hours=3))
