@@ -23,6 +23,7 @@ from campaigns.editor import drawing_page, panel_view
 from campaigns.forms import NameForm, TriggerForm, media
 from campaigns.models import Broadcast, Campaign, Run, Version
 from campaigns.side_panel import events_by_kind
+from campaigns.why_page import why_page
 from smartcomm.core.admin import JournalAdmin, ModelAdmin
 from smartcomm.core.errors import UserError
 from smartcomm.core.look import badge, link, to_the_minute
@@ -119,6 +120,7 @@ class CampaignAdmin(ModelAdmin):
             path("<int:pk>/report/", wrap(self.report_view), name="report"),
             path("<int:pk>/runs/", wrap(self.runs_view), name="runs"),
             path("<int:pk>/rehearsal/", wrap(self.rehearsal_view), name="rehearsal"),
+            path("<int:pk>/why/", wrap(self.why_view), name="why"),
             path("<int:pk>/versions/", wrap(self.versions_view), name="versions"),
             path("<int:pk>/publish/", wrap(self.publish_view), name="publish"),
             path("<int:pk>/state/<slug:deed>/", wrap(self.state_view), name="state"),
@@ -199,6 +201,9 @@ class CampaignAdmin(ModelAdmin):
 
     def rehearsal_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         return rehearsing.page(Desk.of(self, request, pk))
+
+    def why_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        return why_page(Desk.of(self, request, pk))
 
     def versions_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         return pages.versions_page(Desk.of(self, request, pk))

@@ -197,10 +197,11 @@ def is_fresh(
 ) -> bool:
     """Not older than the trigger allows, and not from before the campaign began."""
     since: datetime = version.live_since  # type: ignore[attr-defined]
-    return (
-        occurred_at >= now - timedelta(hours=version.max_age_hours)
-        and received_at >= since
-    )
+    return not is_too_old(version, occurred_at, now=now) and received_at >= since
+
+
+def is_too_old(version: Version, occurred_at: datetime, *, now: datetime) -> bool:
+    return occurred_at < now - timedelta(hours=version.max_age_hours)
 
 
 def matching(version: Version, event_ids: Sequence[int], *, now: datetime) -> set[int]:

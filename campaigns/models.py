@@ -52,6 +52,26 @@ class Campaign(models.Model):
         return self.name
 
 
+class StateChange(models.Model):
+    """A state that a campaign came into, and when; only ever added to.
+
+    The campaign knows how it is; this is how it was when an event came.
+    """
+
+    campaign = models.ForeignKey(
+        Campaign, models.CASCADE, db_index=False, related_name="state_changes"
+    )
+    status = models.CharField(max_length=10, choices=Campaign.Status)
+    at = models.DateTimeField()
+
+    class Meta:
+        ordering: ClassVar = ["at", "id"]
+        indexes: ClassVar = [models.Index(fields=["campaign", "at"], name="state_was")]
+
+    def __str__(self) -> str:
+        return f"{self.campaign_id} {self.status} since {self.at}"
+
+
 class Version(models.Model):
     """A drawing. A draft may change; what was published never does."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Any
 
 from django.contrib import messages
@@ -14,20 +13,21 @@ from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, reverse
+from django.utils import timezone
 
 from campaigns import drawing, editing, panels, publish
 from campaigns.actions import ACTIONS
 from campaigns.actions.send import Send
 from campaigns.desk import DEEDS, Desk, page_context
-from campaigns.models import Broadcast, Campaign, Passage, Run, Step, Version
+from campaigns.models import Broadcast, Campaign, Run, Version
 from campaigns.report import report
+from campaigns.way import stops, waits_for
 from events.models import EventField
 from messaging.models import Message
 from smartcomm.core.errors import Several, UserError
 from smartcomm.core.look import variables
 
 PER_PAGE = 50
-MINUTE = timedelta(minutes=1)
 
 
 # --- report -----------------------------------------------------------------------
@@ -140,79 +140,6 @@ def runs_page(desk: Desk) -> HttpResponse:
 # --- one run ----------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Stop:
-    """A step of a run, as it was or is."""
-
-    step: Step
-    symbol: str
-    label: str
-    sentence: str
-    arrived_at: datetime
-    left_at: datetime | None = None
-    way: str = ""
-    tone: str = ""
-    reason: str = ""
-    messages: tuple[Message, ...] = ()
-
-    @property
-    def took_time(self) -> bool:
-        """Long enough to be told."""
-        return self.left_at is not None and self.left_at - self.arrived_at >= MINUTE
-
-    @property
-    def is_told_by_message(self) -> bool:
-        """A message says the same."""
-        return any(message.detail == self.reason for message in self.messages)
-
-
-def stops(run: Run) -> list[Stop]:
-    """A run's way, step by step, with the messages it led to. Two queries."""
-    by_step: dict[str, list[Message]] = {}
-    for message in Message.objects.filter(
-        customer_id=run.customer_id, run_id=run.pk
-    ).order_by("pk"):
-        by_step.setdefault(message.step, []).append(message)
-    passages = list(
-        Passage.objects.filter(run=run, customer_id=run.customer_id)
-        .select_related("step")
-        .order_by("left_at", "pk")
-    )
-    found = [
-        Stop(
-            **_words(passage.step),
-            arrived_at=passage.arrived_at,
-            left_at=passage.left_at,
-            way=panels.way_label(passage.step.action, passage.way),
-            tone=panels.TONES.get(passage.way, ""),
-            reason=passage.reason,
-            messages=tuple(by_step.get(passage.step.key, ())),
-        )
-        for passage in passages
-    ]
-    if run.status != Run.Status.FINISHED or run.step_id not in {
-        passage.step_id for passage in passages
-    }:
-        found.append(
-            Stop(
-                **_words(run.step),
-                arrived_at=run.arrived_at,
-                messages=tuple(by_step.get(run.step.key, ())),
-            )
-        )
-    return found
-
-
-def _words(step: Step) -> dict[str, Any]:
-    action = ACTIONS.get(step.action)
-    return {
-        "step": step,
-        "symbol": action.symbol if action else "help",
-        "label": action.label if action else step.action,
-        "sentence": panels.say({"action": step.action, "config": step.config}),
-    }
-
-
 def run_page(admin: Any, request: HttpRequest, run: Run) -> HttpResponse:
     """One customer's way through one version."""
     started_by = run.event or run.system_event
@@ -248,6 +175,7 @@ def run_page(admin: Any, request: HttpRequest, run: Run) -> HttpResponse:
             if started_by is not None and started_by.context
             else "",
             "stops": stops(run),
+            "waits_for": waits_for(run, now=timezone.now()),
         },
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from django.contrib.auth.models import AbstractBaseUser
@@ -21,7 +22,7 @@ from campaigns.actions.split import CONTROL
 from campaigns.bells import TICK
 from campaigns.drawing import DrawingInvalid, as_json
 from campaigns.engine import ARCHIVED
-from campaigns.models import Campaign, Run, Step, Version
+from campaigns.models import Campaign, Run, StateChange, Step, Version
 from customers.models import MailingCategory
 from events.models import EventField, EventType, Kind
 from messaging import contract, queue
@@ -95,11 +96,12 @@ def publish(campaign: Campaign, *, user: AbstractBaseUser | None = None) -> Publ
             status=Version.Status.SUPERSEDED
         )
         version.status = Version.Status.PUBLISHED
-        version.published_at = timezone.now()
+        now = version.published_at = timezone.now()
         version.published_by = user  # type: ignore[assignment]
         version.save()
-        if campaign.status != Campaign.Status.PAUSED:
+        if campaign.status == Campaign.Status.DRAFT:
             campaign.status = Campaign.Status.PUBLISHED
+            _write_down(campaign, at=now)
         campaign.save(update_fields=["status", "updated_at"])
         _mark_awaited()
     return Published(version, findings.warnings)
@@ -130,6 +132,7 @@ def archive(campaign: Campaign) -> None:
             raise Conflict("The campaign is archived already.")
         campaign.status = Campaign.Status.ARCHIVED
         campaign.save(update_fields=["status", "updated_at"])
+        _write_down(campaign, at=timezone.now())
         Run.objects.filter(campaign=campaign, status=Run.Status.WAITING).update(
             status=Run.Status.FINISHED,
             due_at=None,
@@ -159,6 +162,12 @@ def _change(campaign: Campaign, old: str, new: str) -> None:
             f"be done; it must be {Campaign.Status(old).label.lower()}."
         )
     campaign.status = new
+    _write_down(campaign, at=timezone.now())
+
+
+def _write_down(campaign: Campaign, *, at: datetime) -> None:
+    """Keep since when the campaign has been in this state; its row is locked."""
+    StateChange.objects.create(campaign=campaign, status=campaign.status, at=at)
 
 
 def _mark_awaited() -> None:

@@ -64,6 +64,7 @@ api: list[URLPattern | URLResolver] = [
     path("campaigns/<int:pk>/report", campaigns.CampaignReport.as_view()),
     path("campaigns/<int:pk>/rehearsals", rehearsals.Rehearsals.as_view()),
     path("campaigns/rehearsals/<int:pk>", rehearsals.OneRehearsal.as_view()),
+    path("campaigns/<int:pk>/why", campaigns.CampaignWhy.as_view()),
     path("messages", messaging.Messages.as_view()),
     path("messages/<int:pk>", messaging.OneMessage.as_view()),
     # Documentation, open to all: it holds nothing but the product's own words.

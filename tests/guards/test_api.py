@@ -63,6 +63,7 @@ CALLS = [
     ("POST", "campaigns/<int:pk>/rehearsals", "manage"),
     ("GET", "campaigns/rehearsals/<int:pk>", "read"),
     ("DELETE", "campaigns/rehearsals/<int:pk>", "manage"),
+    ("GET", "campaigns/<int:pk>/why", "read"),
     ("GET", "messages", "read"),
     ("GET", "messages/<int:pk>", "read"),
 ]
