@@ -4,3 +4,5 @@
 TICK = "campaigns.tasks.tick"
 #: Broadcasts, chunk by chunk.
 WALK = "campaigns.tasks.walk_broadcasts"
+#: Calls to systems outside.
+CALL = "campaigns.tasks.send_webhooks"

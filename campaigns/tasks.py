@@ -8,7 +8,8 @@ from collections.abc import Callable
 from celery import shared_task
 
 from campaigns import broadcast, dispatch, engine
-from campaigns.bells import TICK, WALK
+from campaigns.bells import CALL, TICK, WALK
+from campaigns.webhooks import send
 from smartcomm.core import doorbell
 from smartcomm.core.stopping import is_stopping
 
@@ -32,6 +33,7 @@ def tick() -> None:
             _start_broadcasts,
             dispatch.dispatch_events,
             engine.settle_runs,
+            engine.settle_calls,
             engine.advance_runs,
         ):
             name = getattr(part, "__name__", "")
@@ -67,6 +69,14 @@ def walk_broadcasts() -> None:
         return examined
 
     _until_done(work, again=WALK)
+
+
+@shared_task(name=CALL)
+def send_webhooks() -> None:
+    """Calls to systems outside. Its worker does nothing else, so it goes on as long as
+    there are calls."""
+    doorbell.answer(CALL)
+    send.send_calls()
 
 
 def _until_done(work: Callable[[], int], *, again: str) -> None:
