@@ -462,6 +462,9 @@ class WebhookCall(CustomerOwned):
 
     class Meta:
         verbose_name = "webhook call"
+        permissions: ClassVar = [
+            ("see_webhook_secret", "Can see the secret that signs webhook calls")
+        ]
         constraints: ClassVar = [
             # A run makes the call of a step once.
             models.UniqueConstraint(

@@ -19,7 +19,15 @@ from campaigns import drawing, editing, panels, publish
 from campaigns.actions import ACTIONS
 from campaigns.actions.send import Send
 from campaigns.desk import DEEDS, Desk, page_context
-from campaigns.models import Broadcast, Campaign, Passage, Run, Step, Version
+from campaigns.models import (
+    Broadcast,
+    Campaign,
+    Passage,
+    Run,
+    Step,
+    Version,
+    WebhookCall,
+)
 from campaigns.report import report
 from events.models import EventField
 from messaging.models import Message
@@ -154,6 +162,7 @@ class Stop:
     tone: str = ""
     reason: str = ""
     messages: tuple[Message, ...] = ()
+    call: WebhookCall | None = None
 
     @property
     def took_time(self) -> bool:
@@ -162,17 +171,26 @@ class Stop:
 
     @property
     def is_told_by_message(self) -> bool:
-        """A message says the same."""
-        return any(message.detail == self.reason for message in self.messages)
+        """A message, or a call, says the same."""
+        return any(message.detail == self.reason for message in self.messages) or (
+            self.call is not None and self.call.reason == self.reason
+        )
 
 
 def stops(run: Run) -> list[Stop]:
-    """A run's way, step by step, with the messages it led to. Two queries."""
+    """A run's way, step by step, with the messages and calls it led to. Three
+    queries."""
     by_step: dict[str, list[Message]] = {}
     for message in Message.objects.filter(
         customer_id=run.customer_id, run_id=run.pk
     ).order_by("pk"):
         by_step.setdefault(message.step, []).append(message)
+    calls = {
+        call.step_id: call
+        for call in WebhookCall.objects.filter(
+            customer=run.customer_id, run=run.pk
+        ).defer("body")
+    }
     passages = list(
         Passage.objects.filter(run=run, customer_id=run.customer_id)
         .select_related("step")
@@ -187,6 +205,7 @@ def stops(run: Run) -> list[Stop]:
             tone=panels.TONES.get(passage.way, ""),
             reason=passage.reason,
             messages=tuple(by_step.get(passage.step.key, ())),
+            call=calls.get(passage.step_id),
         )
         for passage in passages
     ]
@@ -198,6 +217,7 @@ def stops(run: Run) -> list[Stop]:
                 **_words(run.step),
                 arrived_at=run.arrived_at,
                 messages=tuple(by_step.get(run.step.key, ())),
+                call=calls.get(run.step_id),
             )
         )
     return found

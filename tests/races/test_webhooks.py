@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.utils import timezone
 
 from campaigns.dispatch import dispatch_events
@@ -113,6 +114,23 @@ def test_two_senders_make_every_call_once_and_count_together(receiver):
     assert WebhookCall.objects.filter(status="done", attempts=1).count() == 60
     # Both together gave the receiver no more than it may get.
     assert receiver.most_at_once <= 4
+
+
+def test_senders_that_claim_at_the_same_moment_count_together(receiver):
+    queued(receiver, 60)
+    by_the_other = []
+
+    def claim() -> None:
+        by_the_other.extend(send._claim(16))
+        connection.close()
+
+    other = threading.Thread(target=claim)
+    with transaction.atomic():
+        claimed = send._claim(16)
+        other.start()
+        other.join(timeout=1)
+    other.join(timeout=10)
+    assert (len(claimed), by_the_other) == (4, [])
 
 
 @pytest.mark.chaos
