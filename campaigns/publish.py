@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from campaigns import graph
 from campaigns.actions import ACTIONS
+from campaigns.actions.base import ANSWERS
 from campaigns.actions.customer import AddToList, RemoveFromList
 from campaigns.actions.filter import read_rule
 from campaigns.actions.happen import NAME as WAIT_FOR_EVENT
@@ -336,9 +337,9 @@ def _check_answers(
 
 
 def _check_hidden(step: Step, event_type: EventType, findings: Findings) -> None:
-    if EventField.objects.filter(type=event_type, code=answers.ANSWERS).exists():
+    if EventField.objects.filter(type=event_type, code=ANSWERS).exists():
         findings.warnings.append(
-            f"“{event_type.name}” has a field “{answers.ANSWERS}” itself. After "
+            f"“{event_type.name}” has a field “{ANSWERS}” itself. After "
             f"“{step.key}” the answers of webhooks stand there."
         )
 

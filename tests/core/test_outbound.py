@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -29,7 +30,7 @@ def call(receiver, *, url="", **more):
 
 def leads_to(monkeypatch, *answers: list[str]):
     """Let names lead to these addresses: the first look-up, the second, and so on."""
-    asked = []
+    asked: list[str] = []
 
     def getaddrinfo(host, port, *args, **kwargs):
         found = answers[min(len(asked), len(answers) - 1)]
@@ -45,13 +46,8 @@ def leads_to(monkeypatch, *answers: list[str]):
             for address in found
         ]
 
-    class Lookup:
-        def __getattr__(self, name):
-            return getattr(socket, name)
-
-    module = Lookup()
-    module.getaddrinfo = getaddrinfo
-    monkeypatch.setattr(outbound, "socket", module)
+    names = {**vars(socket), "getaddrinfo": getaddrinfo}
+    monkeypatch.setattr(outbound, "socket", SimpleNamespace(**names))
     return asked
 
 
