@@ -297,8 +297,19 @@ def judge(answer: Answer, *, now: datetime) -> dict[str, Any]:
 # --- record -----------------------------------------------------------------------
 
 # By the lease: a sender that was thought dead and comes back late changes nothing. What
-# was cancelled meanwhile has a new end, and is not queued again.
+# was cancelled meanwhile has a new end, and is not queued again. Locked in the order of
+# their ids, as a merge locks those of a customer.
 RECORD = """
+    WITH record AS (
+        SELECT *
+          FROM json_to_recordset(%(records)s::json) AS record (
+                   id bigint, lease uuid, status text, due_at timestamptz,
+                   http_status smallint, answer jsonb, reason text, try jsonb
+               )
+    ), held AS MATERIALIZED (
+        SELECT id FROM campaigns_webhookcall
+         WHERE id IN (SELECT id FROM record) ORDER BY id FOR UPDATE
+    )
     UPDATE campaigns_webhookcall AS call
        SET status = CASE WHEN record.status = 'queued'
                               AND record.due_at > call.expires_at
@@ -311,10 +322,7 @@ RECORD = """
            reason = record.reason, lease = NULL,
            tries = CASE WHEN jsonb_array_length(call.tries) < %(most)s
                         THEN call.tries || record.try ELSE call.tries END
-      FROM json_to_recordset(%(records)s::json) AS record (
-               id bigint, lease uuid, status text, due_at timestamptz,
-               http_status smallint, answer jsonb, reason text, try jsonb
-           )
+      FROM record JOIN held USING (id)
      WHERE call.id = record.id AND call.lease = record.lease
        AND call.status = 'sending'
  RETURNING call.status, call.is_settled

@@ -59,8 +59,6 @@ _CLOSED = tuple(
 class AddressRefused(Invalid):
     """An address that must not be called."""
 
-    code = "address_refused"
-
 
 class NoAnswer(Exception):
     """The other side could not be reached, or did not answer: worth another try."""
