@@ -14,6 +14,7 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.views.decorators.http import require_POST
 from unfold.decorators import display
 from unfold.views import ChangeList
 
@@ -23,6 +24,8 @@ from campaigns.editor import drawing_page, panel_view
 from campaigns.forms import NameForm, TriggerForm, media
 from campaigns.models import Broadcast, Campaign, Run, Version
 from campaigns.side_panel import events_by_kind
+from campaigns.webhooks import admin as webhooks_admin  # noqa: F401  (registers)
+from campaigns.webhooks.panel import try_view
 from campaigns.why_page import why_page
 from smartcomm.core.admin import JournalAdmin, ModelAdmin
 from smartcomm.core.errors import UserError
@@ -117,6 +120,11 @@ class CampaignAdmin(ModelAdmin):
         wrap = self.admin_site.admin_view
         own = [
             path("<int:pk>/panel/<slug:what>/", wrap(self.panel_view), name="panel"),
+            path(
+                "<int:pk>/try-webhook/",
+                wrap(require_POST(self.try_webhook_view)),
+                name="try_webhook",
+            ),
             path("<int:pk>/report/", wrap(self.report_view), name="report"),
             path("<int:pk>/runs/", wrap(self.runs_view), name="runs"),
             path("<int:pk>/rehearsal/", wrap(self.rehearsal_view), name="rehearsal"),
@@ -192,6 +200,9 @@ class CampaignAdmin(ModelAdmin):
 
     def panel_view(self, request: HttpRequest, pk: int, what: str) -> HttpResponse:
         return panel_view(Desk.of(self, request, pk), what)
+
+    def try_webhook_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        return try_view(Desk.of(self, request, pk))
 
     def report_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         return pages.report_page(Desk.of(self, request, pk))

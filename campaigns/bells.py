@@ -6,3 +6,5 @@ TICK = "campaigns.tasks.tick"
 WALK = "campaigns.tasks.walk_broadcasts"
 #: Rehearsals of drafts.
 REHEARSE = "campaigns.tasks.rehearse"
+#: Calls to systems outside.
+CALL = "campaigns.tasks.send_webhooks"

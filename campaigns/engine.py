@@ -10,15 +10,21 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 import structlog
 from django.db import transaction
 from django.utils import timezone
 
 from campaigns.actions import ACTIONS
-from campaigns.actions.base import Go, Outcome, Started, WaitUntil
+from campaigns.actions.base import ANSWERS, Go, Outcome, Started, WaitUntil
 from campaigns.actions.send import SENT
+from campaigns.actions.values import FAILED
+from campaigns.actions.webhook import DONE
+from campaigns.actions.webhook import NAME as CALL_WEBHOOK
 from campaigns.models import Campaign, Passage, Run, Step
+from campaigns.webhooks import answers
+from campaigns.webhooks import queue as calls
 from events.models import Event, SystemEvent
 from messaging import queue
 from messaging.models import Message
@@ -51,6 +57,18 @@ class _Batch:
         for step in Step.objects.filter(version__in={run.version_id for run in runs}):
             self.steps[step.pk] = step
             self.by_key[step.version_id, step.key] = step
+
+    def lock(self, run_ids: Iterable[int], customer_ids: Iterable[int]) -> list[Run]:
+        """Those of these runs that are waiting, locked and with their steps."""
+        runs = list(
+            Run.objects.select_for_update(of=("self",))
+            .filter(
+                pk__in=run_ids, customer_id__in=customer_ids, status=Run.Status.WAITING
+            )
+            .order_by("pk")
+        )
+        self.load_steps(runs)
+        return runs
 
     def leave(self, run: Run, way: str, reason: str = "") -> bool:
         """Take a run on by this way. Returns whether it has come to another step."""
@@ -156,18 +174,10 @@ def settle_runs(*, limit: int = 500, now: datetime | None = None) -> int:
         settled = {message.run_id: message for message in queue.take_settled(limit)}
         if not settled:
             return 0
-        runs = list(
-            Run.objects.select_for_update(of=("self",))
-            .filter(
-                pk__in=settled,
-                customer_id__in={message.customer_id for message in settled.values()},
-                status=Run.Status.WAITING,
-            )
-            .order_by("pk")
-        )
         batch = _Batch(now)
-        batch.load_steps(runs)
-        for run in runs:
+        for run in batch.lock(
+            settled, {message.customer_id for message in settled.values()}
+        ):
             message = settled[run.pk]
             if batch.steps[run.step_id].key != message.step:
                 continue
@@ -175,6 +185,22 @@ def settle_runs(*, limit: int = 500, now: datetime | None = None) -> int:
                 batch.leave(run, SENT)
             else:
                 batch.leave(run, NOT_SENT, message.detail or message.reason)
+        batch.save()
+    return len(settled)
+
+
+def settle_calls(*, limit: int = 500, now: datetime | None = None) -> int:
+    """Take on the runs whose calls of systems outside have ended. Returns how many."""
+    now = now or timezone.now()
+    with transaction.atomic():
+        settled = {call.run_id: call for call in calls.take_settled(limit)}
+        if not settled:
+            return 0
+        batch = _Batch(now)
+        for run in batch.lock(settled, {call.customer_id for call in settled.values()}):
+            call = settled[run.pk]
+            if run.step_id == call.step_id:
+                batch.leave(run, DONE if call.is_done else FAILED, call.reason)
         batch.save()
     return len(settled)
 
@@ -256,7 +282,8 @@ def _still_at_work(batch: _Batch, runs: Sequence[Run]) -> list[Run]:
 
 
 def _with_events(batch: _Batch, runs: Sequence[Run]) -> list[Started]:
-    """Runs with the name, time and context of the events that started them.
+    """Runs with the name, time and context of the events that started them, and with
+    what systems outside have answered.
 
     A run whose event has been erased fails, and says so.
     """
@@ -271,13 +298,28 @@ def _with_events(batch: _Batch, runs: Sequence[Run]) -> list[Started]:
     )
     events = {("own", pk): rest for pk, *rest in own.values_list(*fields)}
     events |= {("system", pk): rest for pk, *rest in system.values_list(*fields)}
+    answered = _answers(batch, runs)
     started = []
     for run in runs:
         key = ("own", run.event_id) if run.event_id else ("system", run.system_event_id)
         if key in events:
-            started.append(Started(run, *events[key]))
+            name, occurred_at, context = events[key]
+            told = answered.get(run.pk, {})
+            if told:
+                context = {**context, ANSWERS: told}
+            started.append(Started(run, name, occurred_at, context, answers=told))
         else:
             run.status, run.due_at, run.finished_at = Run.Status.FAILED, None, batch.now
             run.reason = "The event that started it has been erased."
             batch.changed[run.pk] = run
     return started
+
+
+def _answers(batch: _Batch, runs: Sequence[Run]) -> dict[int, dict[str, Any]]:
+    """What systems outside have answered in these runs. Asked where any was called."""
+    calling = {
+        step.version_id for step in batch.steps.values() if step.action == CALL_WEBHOOK
+    }
+    return answers.of_runs(
+        {run.pk: run.customer_id for run in runs if run.version_id in calling}
+    )

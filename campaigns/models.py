@@ -7,6 +7,7 @@ that a run has left, a Broadcast one system event's way through the base.
 
 from __future__ import annotations
 
+import uuid
 from typing import ClassVar
 
 from django.conf import settings
@@ -481,3 +482,97 @@ class Passage(CustomerOwned):
 
     def __str__(self) -> str:
         return f"{self.step} → {self.way}"
+
+
+class WebhookCall(CustomerOwned):
+    """What a step of a run tells a system outside, and what that answered.
+
+    The row is the queue; see campaigns/webhooks/.
+    """
+
+    class Status(models.TextChoices):
+        QUEUED = "queued", "Queued"
+        SENDING = "sending", "Sending"
+        DONE = "done", "Done"
+        FAILED = "failed", "Failed"
+        CANCELLED = "cancelled", "Cancelled"
+
+    #: Still to be worked on.
+    OPEN = (Status.QUEUED, Status.SENDING)
+
+    customer = models.ForeignKey(
+        Customer,
+        models.CASCADE,
+        db_constraint=False,
+        db_index=False,
+        related_name="+",
+    )
+    run = models.ForeignKey(
+        Run, models.DO_NOTHING, db_constraint=False, db_index=False, related_name="+"
+    )
+    campaign = models.ForeignKey(
+        Campaign, models.CASCADE, db_index=False, related_name="+"
+    )
+    step = models.ForeignKey(Step, models.CASCADE, db_index=False, related_name="+")
+    #: The same at every try, so that the receiver can tell a repetition.
+    webhook_id = models.UUIDField("ID", default=uuid.uuid4)
+    url = models.TextField("address")
+    #: Whom the calls are counted for that are made at the same time: host:port.
+    receiver = models.CharField(max_length=300)
+    #: To the letter, so that every try is the same.
+    body = models.TextField()
+    status = models.CharField(max_length=10, choices=Status, default=Status.QUEUED)
+    attempts = models.PositiveSmallIntegerField("tries", default=0)
+    #: When to try it; of a call that is being sent, when its sender counts as dead.
+    due_at = models.DateTimeField()
+    expires_at = models.DateTimeField("given up")
+    created_at = models.DateTimeField("written")
+    finished_at = models.DateTimeField("ended", null=True)
+    #: Of the try that is under way, and of no other.
+    lease = models.UUIDField(null=True)
+    http_status = models.PositiveSmallIntegerField("status of the answer", null=True)
+    answer = models.JSONField(null=True)
+    reason = models.TextField(blank=True)
+    #: Every try: [{"at": ..., "ms": ..., "status": ..., "error": ...}].
+    tries = models.JSONField("history", default=list)
+    #: The run was told how it ended, or does not wait for it any more.
+    is_settled = models.BooleanField(default=False)
+
+    class Meta:
+        verbose_name = "webhook call"
+        permissions: ClassVar = [
+            ("see_webhook_secret", "Can see the secret that signs webhook calls")
+        ]
+        constraints: ClassVar = [
+            # A run makes the call of a step once.
+            models.UniqueConstraint(
+                fields=["customer", "run", "step"], name="webhook_once"
+            )
+        ]
+        indexes: ClassVar = [
+            # For senders: what has ended, nearly all, is left out.
+            models.Index(
+                fields=["campaign", "receiver", "due_at", "id"],
+                name="webhook_queue",
+                condition=models.Q(status__in=["queued", "sending"]),
+            ),
+            # For telling runs.
+            models.Index(
+                fields=["id"],
+                name="webhook_unsettled",
+                condition=models.Q(
+                    is_settled=False, status__in=["done", "failed", "cancelled"]
+                ),
+            ),
+            # For the answers of runs, by which customers are not asked.
+            models.Index(fields=["run"], name="webhook_run"),
+            # For operators, who look for what went wrong or has not gone yet.
+            models.Index(
+                fields=["status", "id"],
+                name="webhook_not_done",
+                condition=~models.Q(status="done"),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"call {self.pk}"

@@ -14,18 +14,22 @@ from django.utils import timezone
 
 from campaigns import graph
 from campaigns.actions import ACTIONS
+from campaigns.actions.base import ANSWERS
 from campaigns.actions.customer import AddToList, RemoveFromList
 from campaigns.actions.filter import read_rule
 from campaigns.actions.happen import NAME as WAIT_FOR_EVENT
 from campaigns.actions.send import Send
 from campaigns.actions.split import CONTROL
+from campaigns.actions.webhook import NAME as CALL_WEBHOOK
 from campaigns.bells import TICK
 from campaigns.drawing import DrawingInvalid, as_json
 from campaigns.engine import ARCHIVED
 from campaigns.models import Campaign, Run, StateChange, Step, Version
+from campaigns.webhooks import answers
+from campaigns.webhooks import queue as calls
 from customers.models import MailingCategory
 from events.models import EventField, EventType, Kind
-from messaging import contract, queue
+from messaging import contract, queue, render
 from messaging.models import Content
 from segments import rules
 from segments.dictionary import Dictionary
@@ -120,6 +124,7 @@ def resume(campaign: Campaign) -> None:
     with transaction.atomic():
         _change(campaign, Campaign.Status.PAUSED, Campaign.Status.PUBLISHED)
         queue.release(campaign.pk)
+        calls.wake()
         _mark_awaited()
         doorbell.ring(TICK)
 
@@ -140,6 +145,7 @@ def archive(campaign: Campaign) -> None:
             reason=ARCHIVED,
         )
         queue.cancel(campaign.pk, reason=ARCHIVED)
+        calls.cancel(campaign.pk, reason=ARCHIVED, now=timezone.now())
         queue.release(campaign.pk)
         _mark_awaited()
 
@@ -290,13 +296,63 @@ def _check_step(
         texts = [step.config[name] for name in action.texts]
         for finding in contract.check(texts, version.event_name):
             findings.warnings.append(f"In “{step.key}”: {finding.message}")
+    _check_answers(step, _answers_used(step), drawing, findings)
+    if step.action == CALL_WEBHOOK and event_type is not None:
+        _check_hidden(step, event_type, findings)
     word = "filter" if step.action == "filter_customers" else "step"
     _warn_of_unseen(
-        action.event_codes(step.config),
+        {
+            code
+            for code in action.event_codes(step.config)
+            if not code.startswith(answers.PREFIX)
+        },
         event_type,
         f"The {word} “{step.key}”",
         findings,
     )
+
+
+def _answers_used(step: Step) -> set[str]:
+    """The steps whose answers this one speaks of."""
+    action = ACTIONS[step.action]
+    codes = action.event_codes(step.config)
+    if isinstance(action, Send):
+        for name in action.texts:
+            codes |= {
+                variable.removeprefix("client.")
+                for variable in render.variables(step.config[name])
+            }
+    return {code.split(".")[1] for code in codes if code.startswith(answers.PREFIX)}
+
+
+def _check_answers(
+    step: Step, used: set[str], drawing: dict[str, Any], findings: Findings
+) -> None:
+    """An answer is there only after the step that asks for it."""
+    to = graph.arrows(drawing["steps"])
+    asking = {one["key"] for one in drawing["steps"] if one["action"] == CALL_WEBHOOK}
+    for key in sorted(used):
+        if key not in asking:
+            wrong = f"the answer of “{key}”, which calls no webhook"
+        elif key == step.key or step.key not in graph.reachable(key, to):
+            wrong = f"the answer of “{key}”, which does not come before it"
+        else:
+            continue
+        findings.errors.append(
+            DrawingInvalid(
+                f"“{step.key}” speaks of {wrong}. Name a step “Call webhook” that "
+                "comes earlier.",
+                field=step.key,
+            )
+        )
+
+
+def _check_hidden(step: Step, event_type: EventType, findings: Findings) -> None:
+    if EventField.objects.filter(type=event_type, code=ANSWERS).exists():
+        findings.warnings.append(
+            f"“{event_type.name}” has a field “{ANSWERS}” itself. After "
+            f"“{step.key}” the answers of webhooks stand there."
+        )
 
 
 def _check_list(step: Step, findings: Findings) -> None:

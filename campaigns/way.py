@@ -8,7 +8,8 @@ from typing import Any
 
 from campaigns.actions import ACTIONS
 from campaigns.actions.happen import NAME as WAIT_FOR_EVENT
-from campaigns.models import Campaign, Passage, Run, Step
+from campaigns.actions.webhook import NAME as CALL_WEBHOOK
+from campaigns.models import Campaign, Passage, Run, Step, WebhookCall
 from campaigns.panels import TONES, say, way_label
 from messaging.models import Message
 from segments.answers import on
@@ -32,6 +33,7 @@ class Stop:
     tone: str = ""
     reason: str = ""
     messages: tuple[Message, ...] = ()
+    call: WebhookCall | None = None
 
     @property
     def took_time(self) -> bool:
@@ -40,17 +42,26 @@ class Stop:
 
     @property
     def is_told_by_message(self) -> bool:
-        """A message says the same."""
-        return any(message.detail == self.reason for message in self.messages)
+        """A message, or a call, says the same."""
+        return any(message.detail == self.reason for message in self.messages) or (
+            self.call is not None and self.call.reason == self.reason
+        )
 
 
 def stops(run: Run) -> list[Stop]:
-    """A run's way, step by step, with the messages it led to. Two queries."""
+    """A run's way, step by step, with the messages and calls it led to. Three
+    queries."""
     by_step: dict[str, list[Message]] = {}
     for message in Message.objects.filter(
         customer_id=run.customer_id, run_id=run.pk
     ).order_by("pk"):
         by_step.setdefault(message.step, []).append(message)
+    calls = {
+        call.step_id: call
+        for call in WebhookCall.objects.filter(
+            customer=run.customer_id, run=run.pk
+        ).defer("body")
+    }
     passages = list(
         Passage.objects.filter(run=run, customer_id=run.customer_id)
         .select_related("step")
@@ -66,6 +77,7 @@ def stops(run: Run) -> list[Stop]:
             tone=TONES.get(passage.way, ""),
             reason=passage.reason,
             messages=tuple(by_step.get(passage.step.key, ())),
+            call=calls.get(passage.step_id),
         )
         for passage in passages
     ]
@@ -77,6 +89,7 @@ def stops(run: Run) -> list[Stop]:
                 **_words(run.step),
                 arrived_at=run.arrived_at,
                 messages=tuple(by_step.get(run.step.key, ())),
+                call=calls.get(run.step_id),
             )
         )
     return found
@@ -106,6 +119,8 @@ def waits_for(run: Run, *, now: datetime) -> Wait | None:
         return None
     if run.campaign.status == Campaign.Status.PAUSED:
         return Wait("Nothing goes on until the campaign is resumed.", run.due_at)
+    if run.due_at is None and run.step.action == CALL_WEBHOOK:
+        return Wait("Waits for the answer to its call.")
     if run.due_at is None:
         return Wait("Waits until its message has been sent, or not.")
     if run.attempts:

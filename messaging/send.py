@@ -289,6 +289,7 @@ def _judge(row: Claimed, recipients: Recipients, *, now: datetime) -> Letter | E
                 context=happening.context,
                 event_name=happening.name,
                 occurred_at=happening.occurred_at,
+                answers=recipients.answers_for(row),
             ),
         )
     except TemplateError as error:

@@ -13,6 +13,7 @@ from campaigns.actions.record import RecordEvent
 from campaigns.actions.send import SendEmail, SendPush, SendSms
 from campaigns.actions.split import AbSplit, ControlGroup
 from campaigns.actions.wait import Wait
+from campaigns.actions.webhook import CallWebhook
 
 ACTIONS: dict[str, Action] = {
     action.name: action
@@ -31,6 +32,7 @@ ACTIONS: dict[str, Action] = {
         AddToList(),
         RemoveFromList(),
         RecordEvent(),
+        CallWebhook(),
         End(),
     )
 }

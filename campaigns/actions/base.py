@@ -14,6 +14,8 @@ from campaigns.models import Run, Step
 from smartcomm.core.errors import Invalid
 
 Config = dict[str, Any]
+#: Where answers of systems outside stand in the context of a run: answers.STEP.field.
+ANSWERS = "answers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,15 @@ class Started:
     context: Mapping[str, Any]
     #: The actions of the steps it has left in this transaction, in their order.
     passed: list[str] = field(default_factory=list)
+    #: What systems outside have answered, by step; in `context` under “answers”, too.
+    answers: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def of_event(self) -> Mapping[str, Any]:
+        """The context without the answers."""
+        if not self.answers:
+            return self.context
+        return {code: value for code, value in self.context.items() if code != ANSWERS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +59,12 @@ class WaitForMessage:
     """Stay at the step until its message has been sent, or not."""
 
 
-Outcome = Go | WaitUntil | WaitForMessage
+@dataclass(frozen=True, slots=True)
+class WaitForAnswer:
+    """Stay at the step until its call of a system outside has ended."""
+
+
+Outcome = Go | WaitUntil | WaitForMessage | WaitForAnswer
 
 
 class ConfigInvalid(Invalid):

@@ -54,17 +54,7 @@ class RecordForm(forms.Form):
     )
 
     def clean_context(self) -> dict[str, Any]:
-        context: dict[str, Any] = {}
-        for line in self.cleaned_data["context"].splitlines():
-            code, sign, text = (part.strip() for part in line.partition("="))
-            if not code and not sign:
-                continue
-            if not sign:
-                raise forms.ValidationError(
-                    f"“{line}” is not understood. Write a line as: field = value."
-                )
-            context[code] = _meant(text)
-        return context
+        return read_lines(self.cleaned_data["context"])
 
 
 class RecordEvent(Action):
@@ -118,7 +108,7 @@ class RecordEvent(Action):
         outcomes: dict[int, Outcome] = {}
         items, told = [], []
         for started in runs:
-            context, missing = _context_for(step.config["context"], started.context)
+            context, missing = context_for(step.config["context"], started.context)
             if missing:
                 outcomes[started.run.pk] = Go(FAILED, missing)
                 continue
@@ -149,14 +139,30 @@ class RecordEvent(Action):
     ) -> Mapping[int, Outcome]:
         outcomes: dict[int, Outcome] = {}
         for started in runs:
-            _, missing = _context_for(step.config["context"], started.context)
+            _, missing = context_for(step.config["context"], started.context)
             outcomes[started.run.pk] = Go(FAILED, missing) if missing else Go(DONE)
         return outcomes
 
 
-def _context_for(
+def read_lines(text: str) -> dict[str, Any]:
+    """Fields with values, a line each: reason = won back. Raises ValidationError."""
+    fields: dict[str, Any] = {}
+    for line in text.splitlines():
+        code, sign, value = (part.strip() for part in line.partition("="))
+        if not code and not sign:
+            continue
+        if not sign:
+            raise forms.ValidationError(
+                f"“{line}” is not understood. Write a line as: field = value."
+            )
+        fields[code] = _meant(value)
+    return fields
+
+
+def context_for(
     wanted: Mapping[str, Any], context: Mapping[str, Any]
 ) -> tuple[dict[str, Any], str]:
+    """(fields with their values for this event, why some have none or "")."""
     found = {}
     for code, value in wanted.items():
         found[code], missing = value_for(value, context)

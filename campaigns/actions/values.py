@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from campaigns.actions.base import ConfigInvalid
+from campaigns.actions.base import ANSWERS, ConfigInvalid
 from segments.compile import lookup
 from segments.rules import FIELD_PATH, EventValue
 
@@ -54,9 +54,16 @@ def value_for(value: object, context: Mapping[str, Any]) -> tuple[Any, str]:
 
 
 def lacking(codes: Sequence[str]) -> str:
-    """That the event has no such fields, in a sentence; "" for none."""
-    named = ", ".join(f"“{code}”" for code in codes)
-    return f"The event has no {named}." if codes else ""
+    """That the event, or an answer, has no such fields, in a sentence; "" for none."""
+    of_event = [code for code in codes if not code.startswith(f"{ANSWERS}.")]
+    named = ", ".join(f"“{code}”" for code in of_event)
+    said = [f"The event has no {named}."] if of_event else []
+    for code in codes:
+        if code not in of_event:
+            _, step, *path = code.split(".")
+            what = f"no “{'.'.join(path)}”" if path else "nothing in it"
+            said.append(f"The answer of “{step}” has {what}.")
+    return " ".join(said)
 
 
 def _scalar(value: object, *, field: str) -> Any:

@@ -26,6 +26,7 @@ from campaigns.models import (
     StepCount,
     TurnedAway,
     Version,
+    WebhookCall,
 )
 from events.models import Event, PendingEvent, PendingSystemEvent, SystemEvent
 from messaging.models import Content, Delivery, Hold, Message
@@ -43,6 +44,7 @@ WRITTEN: list[type[models.Model]] = [
     Broadcast,
     Run,
     Passage,
+    WebhookCall,
     PendingEvent,
     PendingSystemEvent,
     Message,
