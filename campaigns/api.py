@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -35,6 +36,8 @@ from smartcomm.core.errors import Conflict, Invalid, NotFound
 from smartcomm.core.openapi import LIST, TEXT, operation
 
 Meta = msgspec.Meta
+#: Ten years.
+MOST_HOURS = 24 * 3650
 
 #: What an answer shows beside what may be told. Sent back to us, it says nothing.
 READ_ONLY = frozenset(
@@ -83,6 +86,15 @@ class CampaignIn(msgspec.Struct, kw_only=True, omit_defaults=True):
     entry: EntryShape | msgspec.UnsetType = msgspec.UNSET
     start: Annotated[str | None, Meta(description="The key of the first step.")] = ""
     steps: list[StepShape] = []
+
+
+class ResumeIn(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
+    """What becomes of what became due while it was paused."""
+
+    skip_older_than_hours: Annotated[
+        int | None,
+        Meta(description="Leave out what has been due for longer; null: nothing."),
+    ] = None
 
 
 class CampaignSummary(msgspec.Struct, kw_only=True):
@@ -450,13 +462,33 @@ class ResumeCampaign(_Change):
         name="resumeCampaign",
         tag="Campaigns",
         summary="Resume a campaign",
-        description="Goes on where it was paused. Events in between started nothing.",
+        description="Goes on where it was paused. Events in between started nothing. "
+        "What became due meanwhile goes on at once; with skip_older_than_hours, what "
+        "has been due for longer is left out, and its runs end and say so.",
+        body=ResumeIn,
+        body_example={"skip_older_than_hours": 24},
         answers={200: CampaignOut},
         example=CAMPAIGN,
-        problems=(404, 409),
+        problems=(400, 404, 409, 413, 415, 422),
     )
     def post(self, request: Request, pk: int) -> Response:
-        return self.change(pk, resume)
+        body = read_object(request) if request.body else {}
+        if unknown := sorted(body.keys() - {"skip_older_than_hours"}):
+            raise Invalid(
+                f"“{unknown[0]}” is not understood here; known is "
+                "skip_older_than_hours.",
+                field=unknown[0],
+            )
+        hours = body.get("skip_older_than_hours")
+        if hours is not None and (
+            type(hours) is not int or not 0 <= hours <= MOST_HOURS
+        ):
+            raise Invalid(
+                f"“skip_older_than_hours” is a whole number from 0 to {MOST_HOURS:,}.",
+                field="skip_older_than_hours",
+            )
+        older = None if hours is None else timedelta(hours=hours)
+        return self.change(pk, partial(resume, skip_older_than=older))
 
 
 class ArchiveCampaign(_Change):

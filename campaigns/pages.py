@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from django.contrib import messages
@@ -20,11 +22,12 @@ from campaigns.actions import ACTIONS
 from campaigns.actions.send import Send
 from campaigns.desk import DEEDS, Desk, page_context
 from campaigns.models import Broadcast, Campaign, Run, Version
+from campaigns.overdue import overdue
 from campaigns.report import report
 from campaigns.way import stops, waits_for
 from events.models import EventField
 from messaging.models import Message
-from smartcomm.core.errors import Several, UserError
+from smartcomm.core.errors import Invalid, Several, UserError
 from smartcomm.core.look import variables
 
 PER_PAGE = 50
@@ -360,7 +363,7 @@ def state_page(desk: Desk, deed: str) -> HttpResponse:
             else:
                 {
                     "pause": publish.pause,
-                    "resume": publish.resume,
+                    "resume": partial(publish.resume, skip_older_than=_skipped(desk)),
                     "archive": publish.archive,
                 }[deed](desk.campaign)
                 said = f"“{desk.campaign}” is {_DONE[deed]}."
@@ -380,8 +383,21 @@ def state_page(desk: Desk, deed: str) -> HttpResponse:
         deed_name=deed,
         deed=DEEDS[deed],
         under_way=None if is_copy else under_way,
+        overdue=overdue(desk.campaign, before=timezone.now())
+        if deed == "resume"
+        else None,
         offered=desk.campaign.status in DEEDS[deed].offered_when,
     )
+
+
+def _skipped(desk: Desk) -> timedelta | None:
+    """What was chosen for what is overdue: leave out what is older, or nothing."""
+    hours = desk.request.POST.get("hours", "")
+    if desk.request.POST.get("overdue") != "skip":
+        return None
+    if not hours.isdecimal() or len(hours) > 5:
+        raise Invalid("Say in whole hours from when on it is too old.", field="hours")
+    return timedelta(hours=int(hours))
 
 
 _DONE = {"pause": "paused", "resume": "at work again", "archive": "archived"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.contrib.auth.models import AbstractBaseUser
@@ -12,7 +12,7 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
-from campaigns import graph
+from campaigns import graph, overdue
 from campaigns.actions import ACTIONS
 from campaigns.actions.base import ANSWERS
 from campaigns.actions.customer import AddToList, RemoveFromList
@@ -119,9 +119,18 @@ def pause(campaign: Campaign) -> None:
         _mark_awaited()
 
 
-def resume(campaign: Campaign) -> None:
-    """Go on where it was paused. Events in between have started nothing."""
+def resume(campaign: Campaign, *, skip_older_than: timedelta | None = None) -> None:
+    """Go on where it was paused. Events in between have started nothing.
+
+    What became due while it was paused goes on at once; `skip_older_than`: but for what
+    has been due for longer, which is left out (see campaigns.overdue).
+    """
     with transaction.atomic():
+        if skip_older_than is not None:
+            paused = Campaign.objects.select_for_update().get(pk=campaign.pk)
+            if paused.status == Campaign.Status.PAUSED:
+                now = timezone.now()
+                overdue.skip(paused, before=now - skip_older_than, now=now)
         _change(campaign, Campaign.Status.PAUSED, Campaign.Status.PUBLISHED)
         queue.release(campaign.pk)
         calls.wake()

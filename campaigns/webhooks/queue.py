@@ -37,6 +37,10 @@ class Settled:
     reason: str
 
 
+#: So many calls are cancelled in one statement.
+AT_ONCE = 10_000
+
+
 def queue_calls(calls: Sequence[WebhookCall]) -> None:
     """Write calls down, and wake a sender after commit. One statement.
 
@@ -89,6 +93,21 @@ def cancel_runs(
     """The same for runs of one customer that have ended before their time."""
     calls = WebhookCall.objects.filter(customer=customer_id, run__in=list(run_ids))
     _cancel(calls, reason, now, told=True)
+
+
+def cancel_due(
+    campaign_id: int, *, before: datetime, reason: str, now: datetime
+) -> list[int]:
+    """The same for what should have been called before this time, AT_ONCE at most.
+
+    Returns the runs that wait for it; call it until there are none.
+    """
+    due = WebhookCall.objects.filter(
+        campaign=campaign_id, status=Status.QUEUED, due_at__lt=before
+    ).order_by("pk")
+    found = dict(due.values_list("pk", "run_id")[:AT_ONCE])
+    _cancel(WebhookCall.objects.filter(pk__in=list(found)), reason, now, told=True)
+    return list(found.values())
 
 
 def cancel_calls(ids: Iterable[int], *, reason: str, now: datetime) -> int:
