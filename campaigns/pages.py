@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -20,6 +21,7 @@ from django.utils import timezone
 from campaigns import drawing, editing, panels, publish
 from campaigns.actions import ACTIONS
 from campaigns.actions.send import Send
+from campaigns.broadcast import stop
 from campaigns.desk import DEEDS, Desk, page_context
 from campaigns.models import Broadcast, Campaign, Run, Version
 from campaigns.overdue import overdue
@@ -113,6 +115,8 @@ def report_page(desk: Desk) -> HttpResponse:
 def runs_page(desk: Desk) -> HttpResponse:
     """The runs of a campaign, newest first, and its broadcasts."""
     request = desk.request
+    if request.method == "POST":
+        return _stop_broadcast(desk)
     status = request.GET.get("status", "")
     before = request.GET.get("before", "")
     runs = Run.objects.filter(campaign=desk.campaign).select_related(
@@ -138,6 +142,25 @@ def runs_page(desk: Desk) -> HttpResponse:
         if not before
         else [],
     )
+
+
+def _stop_broadcast(desk: Desk) -> HttpResponse:
+    if not desk.may_publish:
+        raise PermissionDenied
+    pk = desk.request.POST.get("broadcast", "")
+    found = Broadcast.objects.filter(
+        campaign=desk.campaign, pk=int(pk) if pk.isdecimal() and len(pk) < 19 else 0
+    ).first()
+    if found is None:
+        raise Http404
+    who = desk.request.user.get_username()
+    if stop(found, by=who, now=timezone.now()):
+        said = f"“{found.system_event.type}” lets nobody else in."
+        desk.admin.log_change(desk.request, desk.campaign, said)
+        messages.success(desk.request, said)
+    else:
+        messages.info(desk.request, "It was over already.")
+    return HttpResponseRedirect(desk.request.path)
 
 
 # --- one run ----------------------------------------------------------------------
@@ -361,11 +384,12 @@ def state_page(desk: Desk, deed: str) -> HttpResponse:
                 here = reverse("admin:campaigns_campaign_change", args=[made.pk])
                 said = f"“{made}” is a copy of “{desk.campaign}”."
             else:
-                {
+                deeds: dict[str, Callable[[Campaign], None]] = {
                     "pause": publish.pause,
                     "resume": partial(publish.resume, skip_older_than=_skipped(desk)),
                     "archive": publish.archive,
-                }[deed](desk.campaign)
+                }
+                deeds[deed](desk.campaign)
                 said = f"“{desk.campaign}” is {_DONE[deed]}."
                 desk.admin.log_change(desk.request, desk.campaign, said)
         except UserError as error:
