@@ -7,7 +7,7 @@ SOURCES := manage.py smartcomm customers events segments messaging campaigns tes
 TEST_DATA := $(or $(SMARTCOMM_DATA),.data)/test
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint format check lock
+.PHONY: help setup run test lint format check chaos lock
 
 help:  ## Show what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,9 @@ format: setup  ## Write the code as the linter wants it
 	$(BIN)/ruff check --fix $(SOURCES)
 
 check: lint test  ## Lint, then test
+
+chaos: setup  ## Kill everything while events come in, and count; ARGS="--events 100000"
+	@$(PYTHON) -m tests.chaos.storm $(ARGS)
 
 lock: setup  ## Renew requirements.lock from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev \

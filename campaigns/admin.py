@@ -14,15 +14,19 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.views.decorators.http import require_POST
 from unfold.decorators import display
 from unfold.views import ChangeList
 
-from campaigns import drawing, pages, panels
+from campaigns import drawing, pages, panels, rehearsing
 from campaigns.desk import Desk
 from campaigns.editor import drawing_page, panel_view
 from campaigns.forms import NameForm, TriggerForm, media
 from campaigns.models import Broadcast, Campaign, Run, Version
 from campaigns.side_panel import events_by_kind
+from campaigns.webhooks import admin as webhooks_admin  # noqa: F401  (registers)
+from campaigns.webhooks.panel import try_view
+from campaigns.why_page import why_page
 from smartcomm.core.admin import JournalAdmin, ModelAdmin
 from smartcomm.core.errors import UserError
 from smartcomm.core.look import badge, link, to_the_minute
@@ -116,8 +120,15 @@ class CampaignAdmin(ModelAdmin):
         wrap = self.admin_site.admin_view
         own = [
             path("<int:pk>/panel/<slug:what>/", wrap(self.panel_view), name="panel"),
+            path(
+                "<int:pk>/try-webhook/",
+                wrap(require_POST(self.try_webhook_view)),
+                name="try_webhook",
+            ),
             path("<int:pk>/report/", wrap(self.report_view), name="report"),
             path("<int:pk>/runs/", wrap(self.runs_view), name="runs"),
+            path("<int:pk>/rehearsal/", wrap(self.rehearsal_view), name="rehearsal"),
+            path("<int:pk>/why/", wrap(self.why_view), name="why"),
             path("<int:pk>/versions/", wrap(self.versions_view), name="versions"),
             path("<int:pk>/publish/", wrap(self.publish_view), name="publish"),
             path("<int:pk>/state/<slug:deed>/", wrap(self.state_view), name="state"),
@@ -190,11 +201,20 @@ class CampaignAdmin(ModelAdmin):
     def panel_view(self, request: HttpRequest, pk: int, what: str) -> HttpResponse:
         return panel_view(Desk.of(self, request, pk), what)
 
+    def try_webhook_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        return try_view(Desk.of(self, request, pk))
+
     def report_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         return pages.report_page(Desk.of(self, request, pk))
 
     def runs_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         return pages.runs_page(Desk.of(self, request, pk))
+
+    def rehearsal_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        return rehearsing.page(Desk.of(self, request, pk))
+
+    def why_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        return why_page(Desk.of(self, request, pk))
 
     def versions_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         return pages.versions_page(Desk.of(self, request, pk))

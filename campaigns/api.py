@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
 from django.db import IntegrityError, transaction
 from django.db.models import Prefetch, QuerySet
+from django.utils import timezone
+from drf_spectacular.utils import OpenApiParameter
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -16,13 +19,25 @@ from campaigns.drawing import as_json, save_draft
 from campaigns.models import Campaign, Version
 from campaigns.publish import archive, pause, publish, resume
 from campaigns.report import report
+from campaigns.why import Why, why
+from customers.api import find_customer
 from events.models import Scope
-from smartcomm.core.api import LIST_PARAMETERS, ApiView, created, page
+from smartcomm.core.api import (
+    LIST_PARAMETERS,
+    ApiView,
+    BadParameter,
+    created,
+    next_page,
+    page,
+    read_text,
+)
 from smartcomm.core.bodies import read_object
 from smartcomm.core.errors import Conflict, Invalid, NotFound
-from smartcomm.core.openapi import LIST, operation
+from smartcomm.core.openapi import LIST, TEXT, operation
 
 Meta = msgspec.Meta
+#: Ten years.
+MOST_HOURS = 24 * 3650
 
 #: What an answer shows beside what may be told. Sent back to us, it says nothing.
 READ_ONLY = frozenset(
@@ -71,6 +86,15 @@ class CampaignIn(msgspec.Struct, kw_only=True, omit_defaults=True):
     entry: EntryShape | msgspec.UnsetType = msgspec.UNSET
     start: Annotated[str | None, Meta(description="The key of the first step.")] = ""
     steps: list[StepShape] = []
+
+
+class ResumeIn(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
+    """What becomes of what became due while it was paused."""
+
+    skip_older_than_hours: Annotated[
+        int | None,
+        Meta(description="Leave out what has been due for longer; null: nothing."),
+    ] = None
 
 
 class CampaignSummary(msgspec.Struct, kw_only=True):
@@ -250,6 +274,78 @@ REPORT = {
 }
 
 
+WHY = {
+    "customer": "C-1001",
+    "campaign": 3,
+    "name": "Back in stock",
+    "status": "published",
+    "asked_at": "2026-11-20T07:15:00Z",
+    "notes": [],
+    "answer": {
+        "event": {
+            "id": "stock-77",
+            "name": "Product in stock",
+            "kind": "system",
+            "occurred_at": "2026-11-20T07:00:00Z",
+            "received_at": "2026-11-20T07:00:01Z",
+            "source": "Shop",
+            "context": {"product_id": 77, "name": "Bag"},
+            "backfill": False,
+        },
+        "outcome": "not_started",
+        "sentence": "Not started. The filter it begins with did not match them when it "
+        "came to them.",
+        "version": 1,
+        "conditions": [],
+        "reasons": [
+            {
+                "because": "filter_negative",
+                "sentence": "The filter it begins with did not match them when it came "
+                "to them.",
+                "stored": True,
+                "tree": {
+                    "kind": "event",
+                    "at": "",
+                    "words": "“Product viewed” with product_id is the event's "
+                    "product_id in the last 90 days at least once",
+                    "holds": False,
+                    "wanted": True,
+                    "blocks": True,
+                    "fact": "Never; 1 of that name, the last 2 days ago",
+                    "change": "1 such event must come.",
+                    "problem": "",
+                    "value": None,
+                    "count": 0,
+                    "first": None,
+                    "last": None,
+                    "events": [],
+                    "more": 0,
+                    "left_out": [],
+                    "left_out_count": 0,
+                    "fields": ["product_id"],
+                    "since": None,
+                    "segment": None,
+                    "member_since": None,
+                    "parts": [],
+                },
+            }
+        ],
+        "run": None,
+    },
+    "others": [
+        {
+            "event": "stock-12",
+            "name": "Product in stock",
+            "at": "2026-11-12T07:00:00Z",
+            "outcome": "started",
+            "sentence": "Started and finished 12 Nov 2026, 10:00, at “Send e-mail”.",
+            "run": 551,
+        }
+    ],
+    "next": None,
+}
+
+
 class Campaigns(ApiView):
     scopes = {"GET": Scope.READ, "POST": Scope.MANAGE}
     parameters = LIST_PARAMETERS
@@ -366,13 +462,33 @@ class ResumeCampaign(_Change):
         name="resumeCampaign",
         tag="Campaigns",
         summary="Resume a campaign",
-        description="Goes on where it was paused. Events in between started nothing.",
+        description="Goes on where it was paused. Events in between started nothing. "
+        "What became due meanwhile goes on at once; with skip_older_than_hours, what "
+        "has been due for longer is left out, and its runs end and say so.",
+        body=ResumeIn,
+        body_example={"skip_older_than_hours": 24},
         answers={200: CampaignOut},
         example=CAMPAIGN,
-        problems=(404, 409),
+        problems=(400, 404, 409, 413, 415, 422),
     )
     def post(self, request: Request, pk: int) -> Response:
-        return self.change(pk, resume)
+        body = read_object(request) if request.body else {}
+        if unknown := sorted(body.keys() - {"skip_older_than_hours"}):
+            raise Invalid(
+                f"“{unknown[0]}” is not understood here; known is "
+                "skip_older_than_hours.",
+                field=unknown[0],
+            )
+        hours = body.get("skip_older_than_hours")
+        if hours is not None and (
+            type(hours) is not int or not 0 <= hours <= MOST_HOURS
+        ):
+            raise Invalid(
+                f"“skip_older_than_hours” is a whole number from 0 to {MOST_HOURS:,}.",
+                field="skip_older_than_hours",
+            )
+        older = None if hours is None else timedelta(hours=hours)
+        return self.change(pk, partial(resume, skip_older_than=older))
 
 
 class ArchiveCampaign(_Change):
@@ -407,6 +523,65 @@ class CampaignReport(ApiView):
     )
     def get(self, request: Request, pk: int) -> Response:
         return Response(report(find_campaign(pk)))
+
+
+class CampaignWhy(ApiView):
+    scopes = {"GET": Scope.READ}
+    parameters = frozenset({"customer", "event", "cursor"})
+
+    @operation(
+        name="readCampaignWhy",
+        tag="Campaigns",
+        summary="Ask why a customer got something from a campaign, or nothing",
+        description="The answer about one event: the run that it started, step by step "
+        "with times, ways, reasons and messages, and what it waits for; or why it "
+        "started none. Without `event` it is about the newest event that the campaign "
+        "waits for, with a line for each of the others. What was written down is told "
+        "as it is; what is not stored is recomputed of the version that was at work "
+        "when the event came, and marked so, since the data may have changed.",
+        parameters=[
+            OpenApiParameter(
+                "customer",
+                {"type": "string", "minLength": 1},
+                description="The external id of the customer, now or formerly.",
+                required=True,
+            ),
+            OpenApiParameter(
+                "event",
+                TEXT,
+                description="The id of a customer's event, or of a system event.",
+            ),
+            OpenApiParameter(
+                "cursor",
+                {
+                    "type": "string",
+                    "pattern": r"^(-?[0-9]{1,16}\.[123]\.[0-9]{1,18})?$",
+                },
+                description="Where to go on; taken from `next` of the page before.",
+            ),
+        ],
+        answers={200: Why},
+        example=WHY,
+        problems=(400, 404, 422),
+    )
+    def get(self, request: Request, pk: int) -> Response:
+        asked = read_text(request, "customer")
+        if not asked:
+            raise BadParameter("Name the customer: ?customer=C-1001.", field="customer")
+        campaign = find_campaign(pk)
+        try:
+            told = why(
+                find_customer(asked),
+                campaign,
+                event=read_text(request, "event"),
+                before=read_text(request, "cursor"),
+                asked_for=asked,
+                now=timezone.now(),
+            )
+        except Invalid as error:
+            raise BadParameter(error.message, field=error.field) from error
+        following = next_page(request, told.next or "")
+        return Response(msgspec.structs.replace(told, next=following))
 
 
 def find_campaign(pk: int) -> Campaign:

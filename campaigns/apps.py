@@ -17,12 +17,17 @@ class CampaignsConfig(AppConfig):
 
         askers.introduce(Campaigns())
 
+        from campaigns.webhooks import answers
+        from messaging import answers as answers_in_texts
+
+        answers_in_texts.introduce(answers.of_runs)
+
         from campaigns import merging
-        from campaigns.models import Entry, Passage, Run
+        from campaigns.models import Entry, Passage, Run, TurnedAway, WebhookCall
         from customers.merging import Stage, introduce
 
         introduce(merging.hold_runs, stage=Stage.HOLD)
-        introduce(merging.move_runs, Run, Passage, Entry)
+        introduce(merging.move_runs, Run, Passage, Entry, TurnedAway, WebhookCall)
 
         from campaigns import sandbox
         from events import sandbox as trials

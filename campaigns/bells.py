@@ -4,3 +4,7 @@
 TICK = "campaigns.tasks.tick"
 #: Broadcasts, chunk by chunk.
 WALK = "campaigns.tasks.walk_broadcasts"
+#: Rehearsals of drafts.
+REHEARSE = "campaigns.tasks.rehearse"
+#: Calls to systems outside.
+CALL = "campaigns.tasks.send_webhooks"

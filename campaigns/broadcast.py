@@ -87,6 +87,22 @@ def walk_broadcasts(*, now: datetime | None = None, chunk: int = CHUNK) -> int:
     return 0
 
 
+def stop(broadcast: Broadcast, *, by: str, now: datetime) -> bool:
+    """Let nobody else enter. Who has entered goes on; see `publish.archive` for ending
+    those as well. Waits for the chunk under way. Returns whether there was any to stop.
+    """
+    with transaction.atomic():
+        held = Broadcast.objects.select_for_update().get(pk=broadcast.pk)
+        if held.status != Broadcast.Status.RUNNING:
+            return False
+        held.status, held.finished_at = Broadcast.Status.FINISHED, now
+        held.reason = (
+            f"Stopped by {by} after {held.examined:,} customers had been looked at."
+        )
+        held.save(update_fields=["status", "reason", "finished_at"])
+    return True
+
+
 def _walk(broadcast: Broadcast, *, now: datetime, chunk: int) -> int:
     broadcast.reason = ""
     if broadcast.campaign.status == Campaign.Status.ARCHIVED:
@@ -204,7 +220,8 @@ def _insert(
     now: datetime,
 ) -> int:
     """Start a run at `step` for each member; without a step the run is over at once."""
-    common, entered = entering(broadcast.version, now=now)
+    event = sql("NULL::bigint, {}::bigint", broadcast.system_event_id)
+    common, entered = entering(broadcast.version, event, now=now)
     standing = step or passed
     if standing is None:
         raise AssertionError("A run starts at a step, or has passed one.")

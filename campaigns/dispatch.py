@@ -20,13 +20,13 @@ from django.db.models import F, Max, Min, OuterRef, Q, QuerySet, Subquery, Value
 from django.db.models.functions import Least
 from django.utils import timezone
 
-from campaigns.entry import entering
+from campaigns.entry import entering, turn_away
 from campaigns.models import Broadcast, Campaign, Run, Step, Version
 from customers.models import Customer
 from events.models import PendingEvent, PendingSystemEvent, SystemEvent
 from segments import rules
 from segments.compile import events_matching
-from segments.sql import sql
+from segments.sql import Sql, sql
 from smartcomm.core.db import claim, execute, fetch_all
 
 logger = structlog.get_logger(__name__)
@@ -82,6 +82,22 @@ START = """
 """
 
 
+WAKE = """
+    UPDATE campaigns_run AS run SET due_at = %s
+      FROM (SELECT waiting.id
+              FROM (SELECT DISTINCT * FROM unnest(%s::bigint[], %s::bigint[]))
+                       AS event (customer_id, type_id)
+              JOIN campaigns_step AS step ON step.event_type_id = event.type_id
+              JOIN campaigns_run AS waiting
+                ON waiting.customer_id = event.customer_id
+               AND waiting.step_id = step.id
+               AND waiting.status = 'waiting' AND waiting.due_at > %s
+             ORDER BY waiting.id
+               FOR UPDATE OF waiting) AS found
+     WHERE run.id = found.id
+"""
+
+
 def dispatch_events(*, limit: int = 500, now: datetime | None = None) -> int:
     """Start a run for every event that a published campaign waits for.
 
@@ -101,9 +117,27 @@ def dispatch_events(*, limit: int = 500, now: datetime | None = None) -> int:
             events = by_type[version.event_type_id or 0]
             if not _isolated(version, _start_runs, events, now=now):
                 again.update(event.row_id for event in events)
+        wake(claimed, now=now)
         rows = PendingEvent.objects.filter(pk__in=[event.row_id for event in claimed])
         _leave(rows, again, now=now)
     return len(claimed)
+
+
+def wake(events: Sequence[Waiting], *, now: datetime) -> None:
+    """Let the runs look again that wait for an event like one of these.
+
+    In the order of their ids, so that two dispatchers wait for each other and never
+    crosswise. A paused campaign's runs look when it goes on.
+    """
+    execute(
+        WAKE,
+        [
+            now,
+            [event.customer_id for event in events],
+            [event.type_id for event in events],
+            now,
+        ],
+    )
 
 
 def dispatch_system_events(*, limit: int = 50, now: datetime | None = None) -> int:
@@ -163,10 +197,11 @@ def is_fresh(
 ) -> bool:
     """Not older than the trigger allows, and not from before the campaign began."""
     since: datetime = version.live_since  # type: ignore[attr-defined]
-    return (
-        occurred_at >= now - timedelta(hours=version.max_age_hours)
-        and received_at >= since
-    )
+    return not is_too_old(version, occurred_at, now=now) and received_at >= since
+
+
+def is_too_old(version: Version, occurred_at: datetime, *, now: datetime) -> bool:
+    return occurred_at < now - timedelta(hours=version.max_age_hours)
 
 
 def matching(version: Version, event_ids: Sequence[int], *, now: datetime) -> set[int]:
@@ -270,10 +305,15 @@ def _start_runs(version: Version, events: Sequence[Waiting], *, now: datetime) -
         first: dict[int, Waiting] = {}
         for event in started:
             first.setdefault(event.customer_id, event)
+        rest = [event for event in started if first[event.customer_id] is not event]
         started = list(first.values())
+    else:
+        rest = []
     if not started:
         return
-    common, entered = entering(version, now=now)
+    common, entered = entering(
+        version, Sql("candidate.event_id, NULL::bigint"), now=now
+    )
     query = sql(
         START,
         [event.customer_id for event in started],
@@ -289,3 +329,7 @@ def _start_runs(version: Version, events: Sequence[Waiting], *, now: datetime) -
         now,
     )
     execute(query.text, query.params)
+    if rest:
+        turn_away(
+            version, [(event.customer_id, event.event_id) for event in rest], now=now
+        )

@@ -10,15 +10,21 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 import structlog
 from django.db import transaction
 from django.utils import timezone
 
 from campaigns.actions import ACTIONS
-from campaigns.actions.base import Go, Outcome, Started, WaitUntil
+from campaigns.actions.base import ANSWERS, Go, Outcome, Started, WaitUntil
 from campaigns.actions.send import SENT
+from campaigns.actions.values import FAILED
+from campaigns.actions.webhook import DONE
+from campaigns.actions.webhook import NAME as CALL_WEBHOOK
 from campaigns.models import Campaign, Passage, Run, Step
+from campaigns.webhooks import answers
+from campaigns.webhooks import queue as calls
 from events.models import Event, SystemEvent
 from messaging import queue
 from messaging.models import Message
@@ -40,6 +46,8 @@ class _Batch:
     """Runs in hand, and what has changed about them."""
 
     now: datetime
+    #: Nothing but runs and messages is changed: see campaigns.rehearsal.
+    is_rehearsal: bool = False
     steps: dict[int, Step] = field(default_factory=dict)
     by_key: dict[tuple[int, str], Step] = field(default_factory=dict)
     changed: dict[int, Run] = field(default_factory=dict)
@@ -49,6 +57,18 @@ class _Batch:
         for step in Step.objects.filter(version__in={run.version_id for run in runs}):
             self.steps[step.pk] = step
             self.by_key[step.version_id, step.key] = step
+
+    def lock(self, run_ids: Iterable[int], customer_ids: Iterable[int]) -> list[Run]:
+        """Those of these runs that are waiting, locked and with their steps."""
+        runs = list(
+            Run.objects.select_for_update(of=("self",))
+            .filter(
+                pk__in=run_ids, customer_id__in=customer_ids, status=Run.Status.WAITING
+            )
+            .order_by("pk")
+        )
+        self.load_steps(runs)
+        return runs
 
     def leave(self, run: Run, way: str, reason: str = "") -> bool:
         """Take a run on by this way. Returns whether it has come to another step."""
@@ -107,8 +127,13 @@ UPDATE = """
 """
 
 
-def advance_runs(*, limit: int = 500, now: datetime | None = None) -> int:
-    """Take due runs as far as they go. Returns how many were due."""
+def advance_runs(
+    *, limit: int = 500, now: datetime | None = None, is_rehearsal: bool = False
+) -> int:
+    """Take due runs as far as they go. Returns how many were due.
+
+    A rehearsal changes no customers, lists and events, and calls nobody.
+    """
     now = now or timezone.now()
     with transaction.atomic():
         due = Run.objects.filter(
@@ -121,7 +146,7 @@ def advance_runs(*, limit: int = 500, now: datetime | None = None) -> int:
         claimed = claim(due, limit)
         if not claimed:
             return 0
-        batch = _Batch(now)
+        batch = _Batch(now, is_rehearsal)
         _go_on(batch, _still_at_work(batch, claimed))
     return len(claimed)
 
@@ -149,18 +174,10 @@ def settle_runs(*, limit: int = 500, now: datetime | None = None) -> int:
         settled = {message.run_id: message for message in queue.take_settled(limit)}
         if not settled:
             return 0
-        runs = list(
-            Run.objects.select_for_update(of=("self",))
-            .filter(
-                pk__in=settled,
-                customer_id__in={message.customer_id for message in settled.values()},
-                status=Run.Status.WAITING,
-            )
-            .order_by("pk")
-        )
         batch = _Batch(now)
-        batch.load_steps(runs)
-        for run in runs:
+        for run in batch.lock(
+            settled, {message.customer_id for message in settled.values()}
+        ):
             message = settled[run.pk]
             if batch.steps[run.step_id].key != message.step:
                 continue
@@ -168,6 +185,22 @@ def settle_runs(*, limit: int = 500, now: datetime | None = None) -> int:
                 batch.leave(run, SENT)
             else:
                 batch.leave(run, NOT_SENT, message.detail or message.reason)
+        batch.save()
+    return len(settled)
+
+
+def settle_calls(*, limit: int = 500, now: datetime | None = None) -> int:
+    """Take on the runs whose calls of systems outside have ended. Returns how many."""
+    now = now or timezone.now()
+    with transaction.atomic():
+        settled = {call.run_id: call for call in calls.take_settled(limit)}
+        if not settled:
+            return 0
+        batch = _Batch(now)
+        for run in batch.lock(settled, {call.customer_id for call in settled.values()}):
+            call = settled[run.pk]
+            if run.step_id == call.step_id:
+                batch.leave(run, DONE if call.is_done else FAILED, call.reason)
         batch.save()
     return len(settled)
 
@@ -185,6 +218,7 @@ def _one_step_on(batch: _Batch, moving: Sequence[Started]) -> list[Started]:
             batch.changed[run.pk] = run
             match outcome:
                 case Go(way, reason):
+                    started.passed.append(batch.steps[step_id].action)
                     if batch.leave(run, way, reason):
                         still.append(started)
                 case WaitUntil(moment):
@@ -201,9 +235,10 @@ def _execute(
 ) -> Mapping[int, Outcome]:
     """The outcomes of one step. A run that cannot be executed holds up no other."""
     action = ACTIONS[step.action]
+    execute = action.rehearse if batch.is_rehearsal else action.execute
     try:
         with transaction.atomic():
-            return action.execute(step, group, now=batch.now)
+            return execute(step, group, now=batch.now)
     except Exception as error:
         # Whatever it is: it must not poison the queue.
         if len(group) > 1:
@@ -247,7 +282,8 @@ def _still_at_work(batch: _Batch, runs: Sequence[Run]) -> list[Run]:
 
 
 def _with_events(batch: _Batch, runs: Sequence[Run]) -> list[Started]:
-    """Runs with the name, time and context of the events that started them.
+    """Runs with the name, time and context of the events that started them, and with
+    what systems outside have answered.
 
     A run whose event has been erased fails, and says so.
     """
@@ -262,13 +298,28 @@ def _with_events(batch: _Batch, runs: Sequence[Run]) -> list[Started]:
     )
     events = {("own", pk): rest for pk, *rest in own.values_list(*fields)}
     events |= {("system", pk): rest for pk, *rest in system.values_list(*fields)}
+    answered = _answers(batch, runs)
     started = []
     for run in runs:
         key = ("own", run.event_id) if run.event_id else ("system", run.system_event_id)
         if key in events:
-            started.append(Started(run, *events[key]))
+            name, occurred_at, context = events[key]
+            told = answered.get(run.pk, {})
+            if told:
+                context = {**context, ANSWERS: told}
+            started.append(Started(run, name, occurred_at, context, answers=told))
         else:
             run.status, run.due_at, run.finished_at = Run.Status.FAILED, None, batch.now
             run.reason = "The event that started it has been erased."
             batch.changed[run.pk] = run
     return started
+
+
+def _answers(batch: _Batch, runs: Sequence[Run]) -> dict[int, dict[str, Any]]:
+    """What systems outside have answered in these runs. Asked where any was called."""
+    calling = {
+        step.version_id for step in batch.steps.values() if step.action == CALL_WEBHOOK
+    }
+    return answers.of_runs(
+        {run.pk: run.customer_id for run in runs if run.version_id in calling}
+    )

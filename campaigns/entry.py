@@ -6,10 +6,12 @@ in the same statement, `START`, over a query of candidates.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from campaigns.models import Version
 from segments.sql import Sql, sql
+from smartcomm.core.db import execute
 
 #: Nobody is turned away.
 EVERYONE = Sql("SELECT candidate.* FROM candidate")
@@ -28,18 +30,68 @@ ENTERING = """
            SET entered_at = EXCLUDED.entered_at WHERE {}
      RETURNING entry.customer_id
     ),
+    turned_away AS (
+        INSERT INTO campaigns_turnedaway (customer_id, campaign_id, version_id,
+                                          event_id, system_event_id, entered_at, at)
+        SELECT candidate.customer_id, {}, {}, {}, entry.entered_at, {}
+          FROM candidate
+          LEFT JOIN campaigns_entry AS entry
+            ON entry.customer_id = candidate.customer_id AND entry.campaign_id = {}
+         WHERE candidate.customer_id NOT IN (SELECT customer_id FROM entering)
+         ORDER BY candidate.customer_id
+            ON CONFLICT DO NOTHING
+    ),
 """
 
 
-def entering(version: Version, *, now: datetime) -> tuple[Sql, Sql]:
-    """(a common table expression `entering` or nothing, the query of who enters).
+TURN_AWAY = """
+    INSERT INTO campaigns_turnedaway (customer_id, campaign_id, version_id, event_id,
+                                      entered_at, at)
+    SELECT sent.customer_id, %(campaign)s, %(version)s, sent.event_id,
+           entry.entered_at, %(now)s
+      FROM unnest(%(customers)s::bigint[], %(events)s::bigint[])
+               AS sent (customer_id, event_id)
+      LEFT JOIN campaigns_entry AS entry
+        ON entry.customer_id = sent.customer_id AND entry.campaign_id = %(campaign)s
+     WHERE NOT EXISTS (
+               SELECT FROM campaigns_run AS run
+                WHERE run.customer_id = sent.customer_id
+                  AND run.campaign_id = %(campaign)s AND run.event_id = sent.event_id)
+        ON CONFLICT DO NOTHING
+"""
+
+
+def turn_away(
+    version: Version, events: Sequence[tuple[int, int]], *, now: datetime
+) -> None:
+    """Write down that these events, (customer, event), let nobody in."""
+    execute(
+        TURN_AWAY,
+        {
+            "campaign": version.campaign_id,
+            "version": version.pk,
+            "customers": [customer for customer, _ in events],
+            "events": [event for _, event in events],
+            "now": now,
+        },
+    )
+
+
+def entering(version: Version, event: Sql, *, now: datetime) -> tuple[Sql, Sql]:
+    """(common table expressions or nothing, the query of who enters).
 
     Both read the common table expression `candidate`, which has each customer once.
+    Who is turned away is written down, with `event`: the columns event_id and
+    system_event_id.
     """
     again = _again(version, now=now)
     if again is None:
         return Sql(""), EVERYONE
-    return sql(ENTERING, version.campaign_id, now, again), Sql(ONE_ENTRY)
+    campaign = version.campaign_id
+    common = sql(
+        ENTERING, campaign, now, again, campaign, version.pk, event, now, campaign
+    )
+    return common, Sql(ONE_ENTRY)
 
 
 def _again(version: Version, *, now: datetime) -> Sql | None:

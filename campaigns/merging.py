@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from campaigns.webhooks import queue as calls
 from customers.merging import Pair
 from events.merging import COPIES
 from messaging import queue
@@ -16,6 +17,14 @@ from smartcomm.core.db import execute, fetch_all
 # A broadcast starts runs for customers whom it does not lock: none may be under way
 # while one of them goes. Before entries and runs, as broadcasts themselves do.
 HOLD_BROADCASTS = "LOCK TABLE campaigns_broadcast IN EXCLUSIVE MODE"
+# What a sender has in hand, and what a run waits for: locked before the runs, as those
+# do who tell runs how their calls ended.
+HOLD_CALLS = """
+    SELECT FROM campaigns_webhookcall
+     WHERE customer_id = %(former)s
+       AND (status IN ('queued', 'sending') OR NOT is_settled)
+     ORDER BY id FOR UPDATE
+"""
 HOLD_RUNS = """
     SELECT FROM campaigns_run
      WHERE customer_id = %(former)s AND status = 'waiting'
@@ -77,6 +86,26 @@ MOVE_PASSAGES = """
        AND passage.run_id = run.id AND passage.customer_id = %(former)s
 """
 
+# What a call says stays: the former ID leads to the one who was kept, for ever.
+MOVE_CALLS = """
+    UPDATE campaigns_webhookcall SET customer_id = %(kept)s
+     WHERE customer_id = %(former)s
+"""
+
+# What both were turned away for stays once.
+MOVE_TURNED_AWAY = f"""
+    WITH theirs AS (
+        DELETE FROM campaigns_turnedaway WHERE customer_id = %(former)s RETURNING *
+    )
+    INSERT INTO campaigns_turnedaway (customer_id, campaign_id, version_id, event_id,
+                                      system_event_id, entered_at, at)
+    SELECT %(kept)s, campaign_id, version_id,
+           coalesce(copies.event_id, theirs.event_id), system_event_id, entered_at, at
+      FROM theirs LEFT JOIN ({COPIES}) AS copies ON copies.copy_id = theirs.event_id
+     ORDER BY theirs.id
+        ON CONFLICT DO NOTHING
+"""  # noqa: S608  (the query of events.merging)
+
 WHY = (
     "“{former_id}” was merged into “{kept_id}”, who went through this campaign for "
     "the same event."
@@ -85,6 +114,7 @@ WHY = (
 
 def hold_runs(pair: Pair) -> Mapping[str, int]:
     execute(HOLD_BROADCASTS)
+    execute(HOLD_CALLS, pair.params)
     execute(HOLD_RUNS, pair.params)
     return {}
 
@@ -92,9 +122,12 @@ def hold_runs(pair: Pair) -> Mapping[str, int]:
 def move_runs(pair: Pair) -> Mapping[str, int]:
     why = WHY.format(former_id=pair.former_id, kept_id=pair.kept_id)
     execute(MOVE_ENTRIES, pair.params)
+    execute(MOVE_TURNED_AWAY, pair.params)
     moved = fetch_all(MOVE_RUNS, {**pair.params, "why": why})
     execute(MOVE_PASSAGES, pair.params)
+    execute(MOVE_CALLS, pair.params)
     ended = [run_id for run_id, was_ended in moved if was_ended]
     if ended:
         queue.cancel_runs(ended, customer_id=pair.kept, reason=why, now=pair.now)
+        calls.cancel_runs(ended, customer_id=pair.kept, reason=why, now=pair.now)
     return {"runs": len(moved), "runs_ended": len(ended)}

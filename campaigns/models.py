@@ -7,6 +7,7 @@ that a run has left, a Broadcast one system event's way through the base.
 
 from __future__ import annotations
 
+import uuid
 from typing import ClassVar
 
 from django.conf import settings
@@ -50,6 +51,26 @@ class Campaign(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class StateChange(models.Model):
+    """A state that a campaign came into, and when; only ever added to.
+
+    The campaign knows how it is; this is how it was when an event came.
+    """
+
+    campaign = models.ForeignKey(
+        Campaign, models.CASCADE, db_index=False, related_name="state_changes"
+    )
+    status = models.CharField(max_length=10, choices=Campaign.Status)
+    at = models.DateTimeField()
+
+    class Meta:
+        ordering: ClassVar = ["at", "id"]
+        indexes: ClassVar = [models.Index(fields=["campaign", "at"], name="state_was")]
+
+    def __str__(self) -> str:
+        return f"{self.campaign_id} {self.status} since {self.at}"
 
 
 class Version(models.Model):
@@ -131,6 +152,15 @@ class Step(models.Model):
     #: Way out → key of the next step, or null: the run ends there.
     next = models.JSONField(default=dict, blank=True)
     position = models.PositiveIntegerField(default=0)
+    #: The event that runs wait for at this step; set when published.
+    event_type = models.ForeignKey(
+        EventType,
+        models.PROTECT,
+        null=True,
+        blank=True,
+        editable=False,
+        related_name="+",
+    )
     #: The frozen text of a sending step; set when published.
     content = models.ForeignKey(
         Content, models.PROTECT, null=True, blank=True, editable=False, related_name="+"
@@ -172,6 +202,132 @@ class Entry(CustomerOwned):
 
     def __str__(self) -> str:
         return f"{self.customer_id} in {self.campaign_id}"
+
+
+class TurnedAway(CustomerOwned):
+    """A customer whom the entry rule did not let in, with the event that came."""
+
+    customer = models.ForeignKey(
+        Customer,
+        models.DO_NOTHING,
+        db_constraint=False,
+        db_index=False,
+        related_name="+",
+    )
+    campaign = models.ForeignKey(
+        Campaign, models.CASCADE, db_index=False, related_name="+"
+    )
+    version = models.ForeignKey(
+        Version, models.CASCADE, db_index=False, related_name="+"
+    )
+    event = models.ForeignKey(
+        Event, models.DO_NOTHING, null=True, db_constraint=False, db_index=False
+    )
+    system_event = models.ForeignKey(
+        SystemEvent, models.DO_NOTHING, null=True, db_constraint=False, db_index=False
+    )
+    #: When they had entered; empty where that was in the same moment.
+    entered_at = models.DateTimeField(null=True)
+    at = models.DateTimeField()
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["customer", "campaign", "event"], name="turned_away_by_event"
+            ),
+            models.UniqueConstraint(
+                fields=["customer", "campaign", "system_event"],
+                name="turned_away_by_system_event",
+            ),
+        ]
+        indexes: ClassVar = [
+            models.Index(fields=["version"], name="turned_away_report")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.customer_id} from {self.campaign_id}"
+
+
+class Rehearsal(models.Model):
+    """A dry run of a version over the last days: the order, and what came of it."""
+
+    class Status(models.TextChoices):
+        WAITING = "waiting", "Waiting"
+        RUNNING = "running", "Running"
+        DONE = "done", "Done"
+        CANCELLED = "cancelled", "Stopped"
+        FAILED = "failed", "Failed"
+
+    #: Not over yet.
+    OPEN = (Status.WAITING, Status.RUNNING)
+
+    campaign = models.ForeignKey(Campaign, models.CASCADE, related_name="rehearsals")
+    version = models.ForeignKey(Version, models.CASCADE, related_name="+")
+    days = models.PositiveIntegerField()
+    until = models.DateTimeField()
+    status = models.CharField(max_length=9, choices=Status, default=Status.WAITING)
+    #: From 0 to 1.
+    progress = models.FloatField(default=0)
+    #: See campaigns.rehearsal.outcome.
+    result = models.JSONField(null=True)
+    error = models.TextField(blank=True)
+    asked_at = models.DateTimeField()
+    asked_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        models.SET_NULL,
+        null=True,
+        db_constraint=False,
+        related_name="+",
+    )
+    began_at = models.DateTimeField(null=True)
+    ended_at = models.DateTimeField(null=True)
+    #: Moved on by whoever is at it: old, and nobody is any more.
+    alive_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering: ClassVar = ["-asked_at", "-id"]
+        indexes: ClassVar = [
+            models.Index(
+                fields=["asked_at"],
+                name="rehearsal_open",
+                condition=models.Q(status__in=["waiting", "running"]),
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.version}, {self.days} days"
+
+    @property
+    def is_open(self) -> bool:
+        return self.status in self.OPEN
+
+    @property
+    def percent(self) -> int:
+        return int(self.progress * 100)
+
+
+class StepCount(models.Model):
+    """How many went on at a step with a limit, in all or in one period of it.
+
+    By the step's key, so that a new version goes on counting where the last one was.
+    """
+
+    campaign = models.ForeignKey(
+        Campaign, models.CASCADE, db_index=False, related_name="+"
+    )
+    step_key = models.CharField(max_length=64)
+    since = models.DateTimeField()
+    used = models.PositiveBigIntegerField(default=0)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["campaign", "step_key", "since"], name="step_count_once"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.step_key} since {self.since}: {self.used}"
 
 
 class Broadcast(models.Model):
@@ -326,3 +482,97 @@ class Passage(CustomerOwned):
 
     def __str__(self) -> str:
         return f"{self.step} → {self.way}"
+
+
+class WebhookCall(CustomerOwned):
+    """What a step of a run tells a system outside, and what that answered.
+
+    The row is the queue; see campaigns/webhooks/.
+    """
+
+    class Status(models.TextChoices):
+        QUEUED = "queued", "Queued"
+        SENDING = "sending", "Sending"
+        DONE = "done", "Done"
+        FAILED = "failed", "Failed"
+        CANCELLED = "cancelled", "Cancelled"
+
+    #: Still to be worked on.
+    OPEN = (Status.QUEUED, Status.SENDING)
+
+    customer = models.ForeignKey(
+        Customer,
+        models.CASCADE,
+        db_constraint=False,
+        db_index=False,
+        related_name="+",
+    )
+    run = models.ForeignKey(
+        Run, models.DO_NOTHING, db_constraint=False, db_index=False, related_name="+"
+    )
+    campaign = models.ForeignKey(
+        Campaign, models.CASCADE, db_index=False, related_name="+"
+    )
+    step = models.ForeignKey(Step, models.CASCADE, db_index=False, related_name="+")
+    #: The same at every try, so that the receiver can tell a repetition.
+    webhook_id = models.UUIDField("ID", default=uuid.uuid4)
+    url = models.TextField("address")
+    #: Whom the calls are counted for that are made at the same time: host:port.
+    receiver = models.CharField(max_length=300)
+    #: To the letter, so that every try is the same.
+    body = models.TextField()
+    status = models.CharField(max_length=10, choices=Status, default=Status.QUEUED)
+    attempts = models.PositiveSmallIntegerField("tries", default=0)
+    #: When to try it; of a call that is being sent, when its sender counts as dead.
+    due_at = models.DateTimeField()
+    expires_at = models.DateTimeField("given up")
+    created_at = models.DateTimeField("written")
+    finished_at = models.DateTimeField("ended", null=True)
+    #: Of the try that is under way, and of no other.
+    lease = models.UUIDField(null=True)
+    http_status = models.PositiveSmallIntegerField("status of the answer", null=True)
+    answer = models.JSONField(null=True)
+    reason = models.TextField(blank=True)
+    #: Every try: [{"at": ..., "ms": ..., "status": ..., "error": ...}].
+    tries = models.JSONField("history", default=list)
+    #: The run was told how it ended, or does not wait for it any more.
+    is_settled = models.BooleanField(default=False)
+
+    class Meta:
+        verbose_name = "webhook call"
+        permissions: ClassVar = [
+            ("see_webhook_secret", "Can see the secret that signs webhook calls")
+        ]
+        constraints: ClassVar = [
+            # A run makes the call of a step once.
+            models.UniqueConstraint(
+                fields=["customer", "run", "step"], name="webhook_once"
+            )
+        ]
+        indexes: ClassVar = [
+            # For senders: what has ended, nearly all, is left out.
+            models.Index(
+                fields=["campaign", "receiver", "due_at", "id"],
+                name="webhook_queue",
+                condition=models.Q(status__in=["queued", "sending"]),
+            ),
+            # For telling runs.
+            models.Index(
+                fields=["id"],
+                name="webhook_unsettled",
+                condition=models.Q(
+                    is_settled=False, status__in=["done", "failed", "cancelled"]
+                ),
+            ),
+            # For the answers of runs, by which customers are not asked.
+            models.Index(fields=["run"], name="webhook_run"),
+            # For operators, who look for what went wrong or has not gone yet.
+            models.Index(
+                fields=["status", "id"],
+                name="webhook_not_done",
+                condition=~models.Q(status="done"),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"call {self.pk}"

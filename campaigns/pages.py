@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from django.contrib import messages
@@ -14,20 +16,23 @@ from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, reverse
+from django.utils import timezone
 
 from campaigns import drawing, editing, panels, publish
 from campaigns.actions import ACTIONS
 from campaigns.actions.send import Send
+from campaigns.broadcast import stop
 from campaigns.desk import DEEDS, Desk, page_context
-from campaigns.models import Broadcast, Campaign, Passage, Run, Step, Version
+from campaigns.models import Broadcast, Campaign, Run, Version
+from campaigns.overdue import overdue
 from campaigns.report import report
+from campaigns.way import stops, waits_for
 from events.models import EventField
 from messaging.models import Message
-from smartcomm.core.errors import Several, UserError
+from smartcomm.core.errors import Invalid, Several, UserError
 from smartcomm.core.look import variables
 
 PER_PAGE = 50
-MINUTE = timedelta(minutes=1)
 
 
 # --- report -----------------------------------------------------------------------
@@ -110,6 +115,8 @@ def report_page(desk: Desk) -> HttpResponse:
 def runs_page(desk: Desk) -> HttpResponse:
     """The runs of a campaign, newest first, and its broadcasts."""
     request = desk.request
+    if request.method == "POST":
+        return _stop_broadcast(desk)
     status = request.GET.get("status", "")
     before = request.GET.get("before", "")
     runs = Run.objects.filter(campaign=desk.campaign).select_related(
@@ -137,80 +144,26 @@ def runs_page(desk: Desk) -> HttpResponse:
     )
 
 
+def _stop_broadcast(desk: Desk) -> HttpResponse:
+    if not desk.may_publish:
+        raise PermissionDenied
+    pk = desk.request.POST.get("broadcast", "")
+    found = Broadcast.objects.filter(
+        campaign=desk.campaign, pk=int(pk) if pk.isdecimal() and len(pk) < 19 else 0
+    ).first()
+    if found is None:
+        raise Http404
+    who = desk.request.user.get_username()
+    if stop(found, by=who, now=timezone.now()):
+        said = f"“{found.system_event.type}” lets nobody else in."
+        desk.admin.log_change(desk.request, desk.campaign, said)
+        messages.success(desk.request, said)
+    else:
+        messages.info(desk.request, "It was over already.")
+    return HttpResponseRedirect(desk.request.path)
+
+
 # --- one run ----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Stop:
-    """A step of a run, as it was or is."""
-
-    step: Step
-    symbol: str
-    label: str
-    sentence: str
-    arrived_at: datetime
-    left_at: datetime | None = None
-    way: str = ""
-    tone: str = ""
-    reason: str = ""
-    messages: tuple[Message, ...] = ()
-
-    @property
-    def took_time(self) -> bool:
-        """Long enough to be told."""
-        return self.left_at is not None and self.left_at - self.arrived_at >= MINUTE
-
-    @property
-    def is_told_by_message(self) -> bool:
-        """A message says the same."""
-        return any(message.detail == self.reason for message in self.messages)
-
-
-def stops(run: Run) -> list[Stop]:
-    """A run's way, step by step, with the messages it led to. Two queries."""
-    by_step: dict[str, list[Message]] = {}
-    for message in Message.objects.filter(
-        customer_id=run.customer_id, run_id=run.pk
-    ).order_by("pk"):
-        by_step.setdefault(message.step, []).append(message)
-    passages = list(
-        Passage.objects.filter(run=run, customer_id=run.customer_id)
-        .select_related("step")
-        .order_by("left_at", "pk")
-    )
-    found = [
-        Stop(
-            **_words(passage.step),
-            arrived_at=passage.arrived_at,
-            left_at=passage.left_at,
-            way=panels.way_label(passage.step.action, passage.way),
-            tone=panels.TONES.get(passage.way, ""),
-            reason=passage.reason,
-            messages=tuple(by_step.get(passage.step.key, ())),
-        )
-        for passage in passages
-    ]
-    if run.status != Run.Status.FINISHED or run.step_id not in {
-        passage.step_id for passage in passages
-    }:
-        found.append(
-            Stop(
-                **_words(run.step),
-                arrived_at=run.arrived_at,
-                messages=tuple(by_step.get(run.step.key, ())),
-            )
-        )
-    return found
-
-
-def _words(step: Step) -> dict[str, Any]:
-    action = ACTIONS.get(step.action)
-    return {
-        "step": step,
-        "symbol": action.symbol if action else "help",
-        "label": action.label if action else step.action,
-        "sentence": panels.say({"action": step.action, "config": step.config}),
-    }
 
 
 def run_page(admin: Any, request: HttpRequest, run: Run) -> HttpResponse:
@@ -248,6 +201,7 @@ def run_page(admin: Any, request: HttpRequest, run: Run) -> HttpResponse:
             if started_by is not None and started_by.context
             else "",
             "stops": stops(run),
+            "waits_for": waits_for(run, now=timezone.now()),
         },
     )
 
@@ -430,11 +384,12 @@ def state_page(desk: Desk, deed: str) -> HttpResponse:
                 here = reverse("admin:campaigns_campaign_change", args=[made.pk])
                 said = f"“{made}” is a copy of “{desk.campaign}”."
             else:
-                {
+                deeds: dict[str, Callable[[Campaign], None]] = {
                     "pause": publish.pause,
-                    "resume": publish.resume,
+                    "resume": partial(publish.resume, skip_older_than=_skipped(desk)),
                     "archive": publish.archive,
-                }[deed](desk.campaign)
+                }
+                deeds[deed](desk.campaign)
                 said = f"“{desk.campaign}” is {_DONE[deed]}."
                 desk.admin.log_change(desk.request, desk.campaign, said)
         except UserError as error:
@@ -452,8 +407,21 @@ def state_page(desk: Desk, deed: str) -> HttpResponse:
         deed_name=deed,
         deed=DEEDS[deed],
         under_way=None if is_copy else under_way,
+        overdue=overdue(desk.campaign, before=timezone.now())
+        if deed == "resume"
+        else None,
         offered=desk.campaign.status in DEEDS[deed].offered_when,
     )
+
+
+def _skipped(desk: Desk) -> timedelta | None:
+    """What was chosen for what is overdue: leave out what is older, or nothing."""
+    hours = desk.request.POST.get("hours", "")
+    if desk.request.POST.get("overdue") != "skip":
+        return None
+    if not hours.isdecimal() or len(hours) > 5:
+        raise Invalid("Say in whole hours from when on it is too old.", field="hours")
+    return timedelta(hours=int(hours))
 
 
 _DONE = {"pause": "paused", "resume": "at work again", "archive": "archived"}

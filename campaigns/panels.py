@@ -37,7 +37,7 @@ TONES = {
     "within": "good",
     "negative": "bad",
     "over": "bad",
-    "not sent": "bad",
+    "not_sent": "bad",
     "failed": "bad",
 }
 

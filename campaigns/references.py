@@ -7,18 +7,25 @@ from collections import defaultdict
 from django.db.models import Exists, OuterRef, Q
 from django.urls import reverse
 
+from campaigns.actions import ACTIONS, Action
 from campaigns.models import Campaign, Run, Step, Version
-from segments.usage import Use, segments_in
+from segments.usage import Use
+
+SPEAK_OF_SEGMENTS = [
+    name
+    for name, action in ACTIONS.items()
+    if type(action).segments is not Action.segments
+]
 
 
 def users_of_segments() -> dict[int, list[Use]]:
-    """A segment's id → the campaigns whose filters ask for it, now or for runs under
-    way. Those of which only a draft asks for it are not at work."""
+    """A segment's id → the campaigns whose steps speak of it, now or for runs under
+    way. Those of which only a draft speaks of it are not at work."""
     under_way = Exists(
         Run.objects.filter(version=OuterRef("version"), status=Run.Status.WAITING)
     )
     steps = (
-        Step.objects.filter(action="filter_customers")
+        Step.objects.filter(action__in=SPEAK_OF_SEGMENTS)
         .annotate(under_way=under_way)
         .filter(
             Q(version__status__in=[Version.Status.DRAFT, Version.Status.PUBLISHED])
@@ -34,7 +41,7 @@ def users_of_segments() -> dict[int, list[Use]]:
     for step in steps:
         version = step.version
         at_work = version.status == Version.Status.PUBLISHED or step.under_way
-        for pk in segments_in(step.config["rule"]):
+        for pk in ACTIONS[step.action].segments(step.config):
             names[version.campaign_id] = version.campaign.name
             live[pk, version.campaign_id] |= at_work
     found: dict[int, list[Use]] = defaultdict(list)

@@ -8,12 +8,8 @@ everyone, so those are counted.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
-from django.utils.formats import date_format
-from django.utils.timezone import localtime
-
-from campaigns import engine
+from campaigns import engine, reasons
 from campaigns.actions import ACTIONS
 from campaigns.actions.filter import NEGATIVE, POSITIVE, missing_reason, read_rule
 from campaigns.dispatch import (
@@ -43,8 +39,7 @@ from messaging import render
 from messaging.models import Message
 from messaging.send import why_not
 from segments import rules
-from segments.compile import MissingField, compile_rule, events_matching, lookup
-from segments.describe import describe_where
+from segments.compile import MissingField, compile_rule
 from segments.estimate import SAMPLE, Draw
 from segments.reading import TooDear, read_only
 from segments.sql import Sql, sql
@@ -86,7 +81,9 @@ def _touched(version: Version, stored: Stored, trial: Trial) -> CampaignTouched:
         version.campaign.name,
         starts=False,
         reasons=[],
-        conditions=_conditions(version, stored, now=trial.now),
+        conditions=reasons.conditions(
+            version, {stored.pk: stored.context}, moments={stored.pk: trial.now}
+        )[stored.pk],
     )
     told.reasons = _reasons(version, stored, told.conditions, now=trial.now)
     if told.reasons:
@@ -118,28 +115,6 @@ def _touched(version: Version, stored: Stored, trial: Trial) -> CampaignTouched:
 # --- does it start? ---------------------------------------------------------------
 
 
-def _conditions(
-    version: Version, stored: Stored, *, now: datetime
-) -> list[ConditionTried]:
-    """The trigger's conditions, each asked as dispatch asks all of them."""
-    return [
-        ConditionTried(
-            sentence=describe_where((line,)),
-            fits=bool(
-                events_matching(
-                    (line,),
-                    [stored.pk],
-                    event_type_id=stored.type_id,
-                    system=stored.kind == Kind.SYSTEM,
-                    now=now,
-                )
-            ),
-            value=lookup(stored.context, line.field),
-        )
-        for line in rules.parse_where(version.where)
-    ]
-
-
 def _reasons(
     version: Version,
     stored: Stored,
@@ -148,50 +123,22 @@ def _reasons(
     now: datetime,
 ) -> list[str]:
     """Why it starts nothing, whoever the customer is."""
-    reasons = []
+    found = []
     if stored.backfill:
-        reasons.append("It is a backfill, which is stored and triggers nothing.")
+        found.append(reasons.BACKFILL)
     elif not is_fresh(version, stored.occurred_at, stored.received_at, now=now):
-        hours = f"{version.max_age_hours:,} hour{'s' * (version.max_age_hours != 1)}"
-        reasons.append(f"It occurred more than {hours} ago, which is too old.")
-    reasons += [
-        f"The campaign asks that {one.sentence}; {_seen(one.value)}."
-        for one in conditions
-        if not one.fits
-    ]
-    if not reasons and not matching(version, [stored.pk], now=now):
-        reasons.append("The campaign's conditions do not fit the event.")
-    return reasons
-
-
-def _seen(value: Any) -> str:
-    match value:
-        case None:
-            return "the event has no such field"
-        case bool():
-            return f"the event says {'yes' if value else 'no'}"
-        case int() | float():
-            return f"the event says {value}"
-        case str():
-            return f"the event says “{value if len(value) <= 80 else value[:80] + '…'}”"
-    return "the event has several values there"
+        found.append(reasons.too_old(version, "ago"))
+    found += reasons.unmet(conditions)
+    if not found and not matching(version, [stored.pk], now=now):
+        found.append("The campaign's conditions do not fit the event.")
+    return found
 
 
 def _turned_away(version: Version, stored: Stored) -> str:
     entry = Entry.objects.filter(
         campaign=version.campaign_id, customer=stored.customer_id
     ).first()
-    when = f" on {_day(entry.entered_at)}" if entry else ""
-    if version.entry_rule == Version.Entry.INTERVAL:
-        return (
-            f"The customer entered{when}, and may not enter again within "
-            f"{version.entry_days} days."
-        )
-    return f"The customer entered{when}, and may enter once only."
-
-
-def _day(moment: datetime) -> str:
-    return date_format(localtime(moment), "j F Y")
+    return reasons.turned_away(version, entry.entered_at if entry else None)
 
 
 # --- one run ----------------------------------------------------------------------

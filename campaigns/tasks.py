@@ -8,7 +8,9 @@ from collections.abc import Callable
 from celery import shared_task
 
 from campaigns import broadcast, dispatch, engine
-from campaigns.bells import TICK, WALK
+from campaigns.bells import CALL, REHEARSE, TICK, WALK
+from campaigns.rehearsal import orders
+from campaigns.webhooks import send
 from smartcomm.core import doorbell
 from smartcomm.core.stopping import is_stopping
 
@@ -32,6 +34,7 @@ def tick() -> None:
             _start_broadcasts,
             dispatch.dispatch_events,
             engine.settle_runs,
+            engine.settle_calls,
             engine.advance_runs,
         ):
             name = getattr(part, "__name__", "")
@@ -67,6 +70,21 @@ def walk_broadcasts() -> None:
         return examined
 
     _until_done(work, again=WALK)
+
+
+@shared_task(name=REHEARSE)
+def rehearse() -> None:
+    """Rehearsals that were asked for, one after the other."""
+    doorbell.answer(REHEARSE)
+    _until_done(orders.rehearse_next, again=REHEARSE)
+
+
+@shared_task(name=CALL)
+def send_webhooks() -> None:
+    """Calls to systems outside. Its worker does nothing else, so it goes on as long as
+    there are calls."""
+    doorbell.answer(CALL)
+    send.send_calls()
 
 
 def _until_done(work: Callable[[], int], *, again: str) -> None:

@@ -6,7 +6,7 @@ runs) merges its own streams with `streams`, see smartcomm.core.paging.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -144,26 +144,31 @@ def _stream(
     def fetch(bound: tuple[datetime, int] | None, limit: int) -> Sequence[Item]:
         # No joins: with one, PostgreSQL may read and sort all of a customer's events
         # where the index would have given it the page.
-        found = list(newest_below(rows, "occurred_at", bound, limit))
-        types = EventType.objects.in_bulk({row.type_id for row in found})
-        sources = Source.objects.in_bulk({row.source_id for row in found})
-        return [
-            Item(
-                pk=row.pk,
-                id=row.external_id,
-                name=types[row.type_id].name,
-                kind=kind,
-                occurred_at=row.occurred_at,
-                received_at=row.received_at,
-                source=sources[row.source_id].name,
-                context=row.context,
-                is_backfill=row.is_backfill,
-                type_id=row.type_id,
-            )
-            for row in found
-        ]
+        return items(newest_below(rows, "occurred_at", bound, limit), kind)
 
     return fetch
+
+
+def items(rows: Iterable[Any], kind: Kind) -> list[Item]:
+    """Rows of Event, or of SystemEvent, as `kind` says. Two queries beside theirs."""
+    found = list(rows)
+    types = EventType.objects.in_bulk({row.type_id for row in found})
+    sources = Source.objects.in_bulk({row.source_id for row in found})
+    return [
+        Item(
+            pk=row.pk,
+            id=row.external_id,
+            name=types[row.type_id].name,
+            kind=kind,
+            occurred_at=row.occurred_at,
+            received_at=row.received_at,
+            source=sources[row.source_id].name,
+            context=row.context,
+            is_backfill=row.is_backfill,
+            type_id=row.type_id,
+        )
+        for row in found
+    ]
 
 
 # Values only: every event of a type has the same field codes. As text and not as JSON,

@@ -26,7 +26,7 @@ from unfold.widgets import (
 from customers import search
 from customers.models import Attribute, Channel, Customer, MailingCategory
 from events.models import Event, EventField, EventType, SystemEvent
-from messaging import askers, channels, contract, queue, render, suppressions
+from messaging import answers, askers, channels, contract, queue, render, suppressions
 from messaging.language import TemplateError
 from messaging.models import (
     ChannelSettings,
@@ -285,6 +285,9 @@ class MessageAdmin(JournalAdmin):
                 context=event.context if event else None,
                 event_name=event.type.name if event else None,
                 occurred_at=event.occurred_at if event else None,
+                answers=answers.of_runs(
+                    {message.run_id: message.customer_id} if message.run_id else {}
+                ).get(message.run_id or 0),
             )
         except TemplateError as error:
             return {**shown, "was_sent": False, "error": error.message}

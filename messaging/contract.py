@@ -26,6 +26,7 @@ EVENTS = 1_000
 WINDOW = 100_000
 CONTEXT = "client.eventContext."
 ATTRIBUTES = "client.attributes."
+ANSWERS = "client.answers."
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +193,25 @@ def _someone(
         },
     )
     return render.facts(
-        customer, context=context, event_name=event_name, occurred_at=occurred_at
+        customer,
+        context=context,
+        event_name=event_name,
+        occurred_at=occurred_at,
+        answers=_answered(used),
     )
+
+
+def _answered(used: Iterable[str]) -> dict[str, Any]:
+    """Answers that hold whatever is asked of them."""
+    answers: dict[str, Any] = {}
+    for name in sorted(used, reverse=True):
+        if name.startswith(ANSWERS):
+            inside = answers
+            *outer, last = name.removeprefix(ANSWERS).split(".")
+            for step in outer:
+                inside = inside.setdefault(step, {})
+            inside.setdefault(last, "1")
+    return answers
 
 
 def _code(variable: str) -> str:

@@ -26,6 +26,8 @@ from smartcomm.core.doorbell import ring
 from smartcomm.core.errors import Invalid, Several
 
 SEND_TASK = "messaging.tasks.send_messages"
+#: So many messages are cancelled in one statement.
+AT_ONCE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +232,21 @@ def cancel_runs(
     """The same for runs of one customer that have ended before their time."""
     of_runs = Message.objects.filter(customer_id=customer_id, run_id__in=list(run_ids))
     return _cancel(of_runs, reason=reason, now=now)
+
+
+def cancel_due(
+    campaign_id: int, *, before: datetime, reason: str, now: datetime
+) -> list[int]:
+    """The same for what should have gone out before this time, AT_ONCE at most.
+
+    Returns the runs that had asked for it; call it until there are none.
+    """
+    due = Message.objects.filter(
+        campaign_id=campaign_id, status=Message.Status.QUEUED, due_at__lt=before
+    ).order_by("pk")
+    found = dict(due.values_list("pk", "run_id")[:AT_ONCE])
+    _cancel(Message.objects.filter(pk__in=list(found)), reason=reason, now=now)
+    return [run_id for run_id in found.values() if run_id is not None]
 
 
 def _cancel(messages: QuerySet[Message], *, reason: str, now: datetime) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -12,8 +12,10 @@ from django.db.models.expressions import RawSQL
 
 from customers.models import Channel, Consent, Customer, Device
 from events.models import Event, SystemEvent
+from messaging import answers
 from messaging.eligibility import Situation
 from messaging.models import ChannelSettings, Content
+from messaging.render import FIELDS
 from smartcomm.core.db import fetch_all
 
 
@@ -50,7 +52,7 @@ NOTHING = Happening()
 class Recipients:
     """The customers of a batch, how they may be reached, and what happened to them.
 
-    At most nine queries, whatever the size of the batch.
+    At most ten queries, whatever the size of the batch.
     """
 
     def __init__(self, batch: list[Claimed]) -> None:
@@ -79,6 +81,13 @@ class Recipients:
         self.events = _happenings(Event, {row.event_id for row in batch})
         self.system_events = _happenings(
             SystemEvent, {row.system_event_id for row in batch}
+        )
+        self.heard = answers.of_runs(
+            {
+                row.run_id: row.customer_id
+                for row in batch
+                if row.run_id is not None and self._wants_answers(row.content_id)
+            }
         )
         self.addresses = {row.id: self._address(row) for row in batch}
         self.suppressed = _suppressed(
@@ -117,6 +126,17 @@ class Recipients:
         if row.system_event_id is not None:
             return self.system_events.get(row.system_event_id, NOTHING)
         return NOTHING
+
+    def answers_for(self, row: Claimed) -> Mapping[str, Any]:
+        """What systems outside have answered in the run that asked."""
+        return self.heard.get(row.run_id or 0, {})
+
+    def _wants_answers(self, content_id: int) -> bool:
+        content = self.contents[content_id]
+        return any(
+            answers.speaks_of_them(getattr(content, name))
+            for name in FIELDS[content.channel]
+        )
 
     def _address(self, row: Claimed) -> tuple[str, bool]:
         customer = self.customers.get(row.customer_id)

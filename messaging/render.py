@@ -131,6 +131,7 @@ def render(
     context: Mapping[str, Any] | None,
     event_name: str | None,
     occurred_at: datetime | None,
+    answers: Mapping[str, Any] | None = None,
 ) -> Rendered:
     """Put the facts about a customer and an event into a content.
 
@@ -140,7 +141,11 @@ def render(
     return render_facts(
         content,
         facts(
-            customer, context=context, event_name=event_name, occurred_at=occurred_at
+            customer,
+            context=context,
+            event_name=event_name,
+            occurred_at=occurred_at,
+            answers=answers,
         ),
     )
 
@@ -179,8 +184,10 @@ def facts(
     context: Mapping[str, Any] | None,
     event_name: str | None,
     occurred_at: datetime | None,
+    answers: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Everything a text may say about a customer, and about the event."""
+    """Everything a text may say about a customer, about the event, and of what systems
+    outside have answered in the run, by step."""
     client: dict[str, Any] = {}
     properties: dict[str, Any] = {}
     for variable in VARIABLES:
@@ -188,6 +195,7 @@ def facts(
     client["properties"] = properties
     client["attributes"] = customer.attributes
     client["eventContext"] = context or {}
+    client["answers"] = answers or {}
     client["event"] = {"name": event_name, "occurredAt": occurred_at}
     return client
 
@@ -233,7 +241,7 @@ KNOWN = frozenset(
     }
 )
 #: Whatever stands below these is for the data to know.
-OPEN = ("client.eventContext", "client.attributes")
+OPEN = ("client.eventContext", "client.attributes", "client.answers")
 
 
 def unknown(variable: str) -> str:

@@ -37,7 +37,7 @@ from django.utils import timezone
 
 from customers.models import Channel
 from messaging import channels
-from messaging.channels import Outcome, Outgoing, Result
+from messaging.channels import Outcome, Outgoing, Provider, Result
 from messaging.eligibility import Refusal, refusal
 from messaging.language import TemplateError
 from messaging.models import Delivery, Message, Missing
@@ -51,6 +51,8 @@ from smartcomm.core.db import batches, execute, fetch_all
 
 logger = structlog.get_logger(__name__)
 T = TypeVar("T")
+#: Channel → its provider.
+WaysOut = Callable[[str], type[Provider]]
 
 #: How many messages one statement claims.
 BATCH = 500
@@ -78,10 +80,16 @@ MAY_HAVE_ARRIVED = (
 _away: dict[str, float] = {}
 
 
-def send_messages(*, limit: int = BATCH, now: datetime | None = None) -> int:
+def send_messages(
+    *,
+    limit: int = BATCH,
+    now: datetime | None = None,
+    ways_out: WaysOut = channels.provider_class,
+) -> int:
     """Take one batch of due messages as far as it goes. Returns how many were claimed.
 
     Call it until it returns 0. Any number of workers may call it at the same time.
+    `ways_out` tells the provider of a channel.
     """
     clock = _clock(now)
     lease = uuid.uuid4()
@@ -90,7 +98,7 @@ def send_messages(*, limit: int = BATCH, now: datetime | None = None) -> int:
         return 0
     ended, letters = _prepare(batch, now=clock())
     settled = _close(ended, lease)
-    settled |= _hand_over(letters, lease, clock=clock)
+    settled |= _hand_over(letters, lease, clock=clock, ways_out=ways_out)
     _let_go(batch, lease)
     if settled:
         _tell_settled()
@@ -281,6 +289,7 @@ def _judge(row: Claimed, recipients: Recipients, *, now: datetime) -> Letter | E
                 context=happening.context,
                 event_name=happening.name,
                 occurred_at=happening.occurred_at,
+                answers=recipients.answers_for(row),
             ),
         )
     except TemplateError as error:
@@ -348,7 +357,11 @@ def _close(ended: list[Ended], lease: uuid.UUID) -> bool:
 
 
 def _hand_over(
-    letters: list[Letter], lease: uuid.UUID, *, clock: Callable[[], datetime]
+    letters: list[Letter],
+    lease: uuid.UUID,
+    *,
+    clock: Callable[[], datetime],
+    ways_out: WaysOut,
 ) -> bool:
     """Hand over in small groups. Tells whether a run waits for one of them."""
     by_channel: dict[str, list[Letter]] = defaultdict(list)
@@ -364,7 +377,9 @@ def _hand_over(
         if time.monotonic() > stop_at or stopping.is_stopping():
             break
         if channel in _reachable_channels():
-            settled |= _hand_over_group(channel, group, lease, clock=clock)
+            settled |= _hand_over_group(
+                channel, group, lease, clock=clock, provider_class=ways_out(channel)
+            )
     return settled
 
 
@@ -374,9 +389,9 @@ def _hand_over_group(
     lease: uuid.UUID,
     *,
     clock: Callable[[], datetime],
+    provider_class: type[Provider],
 ) -> bool:
     # Made before the messages are marked: what cannot even be made has sent nothing.
-    provider_class = channels.provider_class(channel)
     provider = provider_class()
     started = _start(group, lease, provider_class.name, now=clock())
     if not started:

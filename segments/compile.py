@@ -93,6 +93,13 @@ def bind(rule: rules.Rule, context: Mapping[str, Any]) -> rules.Rule:
     return _bound(rule, context)
 
 
+def bind_where(
+    where: tuple[rules.FieldIs, ...], context: Mapping[str, Any]
+) -> tuple[rules.FieldIs, ...]:
+    """As `bind`, for conditions on an event; the context has all that they ask for."""
+    return _lines(where, context)
+
+
 def lookup(context: Mapping[str, Any], path: str) -> Any:
     """The value at a dotted path, or None."""
     found: Any = context

@@ -191,6 +191,17 @@ MESSAGE_PROVIDERS = (
     {"email": "messaging.channels.email.DjangoEmail"} if EMAIL_URL else {}
 )
 
+# Calls of campaigns to systems outside; see docs/webhooks-out.md. The hosts named here
+# may be in the own network, and may do without HTTPS.
+WEBHOOK_INTERNAL_HOSTS = [
+    host.strip().lower() for host in env.list("WEBHOOK_INTERNAL_HOSTS", default=[])
+]
+# Signs them; empty: follows from SECRET_KEY. Several, with commas, all sign.
+WEBHOOK_SECRET = env.str("WEBHOOK_SECRET", default="")
+# How many a worker makes at the same time, and how many of all a receiver gets.
+WEBHOOK_CALLS_AT_ONCE = env.int("WEBHOOK_CALLS_AT_ONCE", default=16)
+WEBHOOK_CALLS_PER_RECEIVER = env.int("WEBHOOK_CALLS_PER_RECEIVER", default=4)
+
 # How long the exact count of a rule may take, and how many are made at once.
 SEGMENT_COUNT_SECONDS = env.int("SEGMENT_COUNT_SECONDS", default=60)
 SEGMENT_COUNTS_AT_ONCE = env.int("SEGMENT_COUNTS_AT_ONCE", default=2)
@@ -211,6 +222,8 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_TASK_ROUTES = {
     "campaigns.tasks.*": {"queue": "campaigns"},
     "campaigns.tasks.walk_broadcasts": {"queue": "broadcasts"},
+    "campaigns.tasks.rehearse": {"queue": "imports"},
+    "campaigns.tasks.send_webhooks": {"queue": "webhooks"},
     "messaging.tasks.*": {"queue": "messages"},
     "segments.tasks.*": {"queue": "segments"},
     "events.tasks.*": {"queue": "campaigns"},
@@ -225,12 +238,14 @@ CELERY_BEAT_SCHEDULE = {
         ("campaigns", "campaigns.tasks.tick", TICK_SECONDS),
         ("broadcasts", "campaigns.tasks.walk_broadcasts", TICK_SECONDS),
         ("messages", "messaging.tasks.send_messages", TICK_SECONDS),
+        ("webhooks", "campaigns.tasks.send_webhooks", TICK_SECONDS),
         ("interrupted", "messaging.tasks.close_interrupted", 60),
         ("segments", "segments.tasks.keep", 2),
         ("segment checks", "segments.tasks.check", 600),
         ("old keys", "events.tasks.forget_old_keys", 3600),
         ("replays", "events.tasks.advance_replays", TICK_SECONDS),
         ("imports", "events.tasks.run_imports", 2 * TICK_SECONDS),
+        ("rehearsals", "campaigns.tasks.rehearse", TICK_SECONDS),
     ]
 }
 

@@ -5,6 +5,7 @@ from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from campaigns import api as campaigns
+from campaigns import rehearsal_api as rehearsals
 from customers import api as customers
 from events import api as events
 from events import rejects_api as rejects
@@ -61,6 +62,9 @@ api: list[URLPattern | URLResolver] = [
     path("campaigns/<int:pk>/resume", campaigns.ResumeCampaign.as_view()),
     path("campaigns/<int:pk>/archive", campaigns.ArchiveCampaign.as_view()),
     path("campaigns/<int:pk>/report", campaigns.CampaignReport.as_view()),
+    path("campaigns/<int:pk>/rehearsals", rehearsals.Rehearsals.as_view()),
+    path("campaigns/rehearsals/<int:pk>", rehearsals.OneRehearsal.as_view()),
+    path("campaigns/<int:pk>/why", campaigns.CampaignWhy.as_view()),
     path("messages", messaging.Messages.as_view()),
     path("messages/<int:pk>", messaging.OneMessage.as_view()),
     # Documentation, open to all: it holds nothing but the product's own words.

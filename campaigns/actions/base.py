@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -14,6 +14,8 @@ from campaigns.models import Run, Step
 from smartcomm.core.errors import Invalid
 
 Config = dict[str, Any]
+#: Where answers of systems outside stand in the context of a run: answers.STEP.field.
+ANSWERS = "answers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,17 @@ class Started:
     event_name: str
     occurred_at: datetime
     context: Mapping[str, Any]
+    #: The actions of the steps it has left in this transaction, in their order.
+    passed: list[str] = field(default_factory=list)
+    #: What systems outside have answered, by step; in `context` under “answers”, too.
+    answers: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def of_event(self) -> Mapping[str, Any]:
+        """The context without the answers."""
+        if not self.answers:
+            return self.context
+        return {code: value for code, value in self.context.items() if code != ANSWERS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +59,12 @@ class WaitForMessage:
     """Stay at the step until its message has been sent, or not."""
 
 
-Outcome = Go | WaitUntil | WaitForMessage
+@dataclass(frozen=True, slots=True)
+class WaitForAnswer:
+    """Stay at the step until its call of a system outside has ended."""
+
+
+Outcome = Go | WaitUntil | WaitForMessage | WaitForAnswer
 
 
 class ConfigInvalid(Invalid):
@@ -74,6 +92,14 @@ class Action(ABC):
         """The ways out of a step with this configuration."""
         return tuple(self.way_labels)
 
+    def event_codes(self, config: Config) -> set[str]:
+        """The fields of the event that started the run, by path, that it needs."""
+        return set()
+
+    def segments(self, config: Config) -> set[int]:
+        """The segments that must not be deleted under it."""
+        return set()
+
     @abstractmethod
     def clean(self, config: Config) -> Config:
         """The configuration, checked and complete. Raises Invalid."""
@@ -90,6 +116,15 @@ class Action(ABC):
 
         Called inside a transaction, with the runs locked; never talks to the network.
         """
+
+    def rehearse(
+        self, step: Step, runs: Sequence[Started], *, now: datetime
+    ) -> Mapping[int, Outcome]:
+        """The same, but nothing other than runs and messages is changed.
+
+        Whoever changes anything else says here what would come of it.
+        """
+        return self.execute(step, runs, now=now)
 
 
 def only(config: object, known: set[str]) -> Config:

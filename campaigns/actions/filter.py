@@ -19,6 +19,7 @@ from campaigns.actions.base import (
     Started,
     only,
 )
+from campaigns.actions.values import lacking
 from campaigns.models import Step
 from segments import rules
 from segments.builder import RuleField
@@ -27,6 +28,7 @@ from segments.describe import describe
 from segments.dictionary import Dictionary
 from segments.rules import RuleError
 from segments.sql import Sql, join, sql
+from segments.usage import segments_in
 from smartcomm.core.db import batches, fetch_all
 
 POSITIVE, NEGATIVE = "positive", "negative"
@@ -55,6 +57,12 @@ class FilterCustomers(Action):
 
     def describe(self, config: Config) -> str:
         return describe(read_rule(config))
+
+    def event_codes(self, config: Config) -> set[str]:
+        return rules.event_values(read_rule(config))
+
+    def segments(self, config: Config) -> set[int]:
+        return segments_in(config["rule"])
 
     def execute(
         self, step: Step, runs: Sequence[Started], *, now: datetime
@@ -134,8 +142,7 @@ def filter_runs(
 
 def missing_reason(codes: Sequence[str]) -> str:
     """Why a filter that asks for fields the event does not have matches nobody."""
-    named = ", ".join(f"“{code}”" for code in codes)
-    return f"The event has no {named}, so the filter matches nobody."
+    return f"{lacking(codes).removesuffix('.')}, so the filter matches nobody."
 
 
 def _members(

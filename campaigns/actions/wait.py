@@ -1,4 +1,4 @@
-"""Wait for a span of time, until a date, or until a time of day."""
+"""Wait for a span of time, until a date (of the event, too), or until a time of day."""
 
 from __future__ import annotations
 
@@ -23,16 +23,19 @@ from campaigns.actions.base import (
 )
 from campaigns.models import Step
 from customers.models import Customer
-from segments.rules import read_instant
+from segments.compile import lookup
+from segments.rules import FIELD_PATH, read_instant
 
 UNITS = ("minutes", "hours", "days")
 #: Ten years.
 MAX_SPAN = timedelta(days=3650)
 DONE = "done"
+#: The way of those whose event has no date where one is asked for.
+NO_DATE = "no_date"
 
 
 class WaitForm(forms.Form):
-    """One of the three; the action's `clean` says so where it is not."""
+    """One of the four; the action's `clean` says so where it is not."""
 
     number = forms.IntegerField(label="Wait for", required=False, min_value=1)
     unit = forms.ChoiceField(
@@ -40,6 +43,14 @@ class WaitForm(forms.Form):
     )
     until = forms.DateField(
         label="or until a date", required=False, help_text="The beginning of that day."
+    )
+    field = forms.CharField(
+        label="or until a date in the event",
+        required=False,
+        help_text="The field with the date, such as return_at.",
+    )
+    before = forms.IntegerField(
+        label="so many days earlier", required=False, min_value=0, max_value=3650
     )
     time_of_day = forms.TimeField(
         label="or until a time of day",
@@ -51,6 +62,11 @@ class WaitForm(forms.Form):
         config = kwargs.get("initial")
         if isinstance(config, dict) and "for" in config:
             kwargs["initial"] = {**config, "number": config["for"]}
+        elif isinstance(config, dict) and str(config.get("until")).startswith("$"):
+            kwargs["initial"] = {
+                "field": config["until"].removeprefix("$"),
+                "before": config.get("before"),
+            }
         super().__init__(*args, **kwargs)
 
     def clean(self) -> Config:
@@ -62,13 +78,21 @@ class WaitForm(forms.Form):
             config["until"] = data["until"].isoformat()
         if data.get("time_of_day"):
             config["time_of_day"] = data["time_of_day"].strftime("%H:%M")
+        if data.get("field"):
+            of_event = {"until": f"${data['field'].strip().removeprefix('$')}"}
+            if data.get("before"):
+                of_event["before"] = data["before"]
+        else:
+            of_event = {}
         if self.errors:
             return config
-        if len(config.keys() & {"for", "until", "time_of_day"}) != 1:
+        chosen = len(config.keys() & {"for", "until", "time_of_day"}) + bool(of_event)
+        if chosen != 1:
             raise forms.ValidationError(
-                "Fill in one of the three: how long, until a date, or until a time of "
-                "day."
+                "Fill in one of the four: how long, until a date, until a date in the "
+                "event, or until a time of day."
             )
+        config |= of_event
         try:
             self.cleaned_data = Wait().clean(config)
         except ConfigInvalid as error:
@@ -78,17 +102,23 @@ class WaitForm(forms.Form):
 
 class Wait(Action):
     """`{"for": 3, "unit": "days"}`, or `{"until": "2026-12-01"}`, or
-    `{"time_of_day": "09:00"}`."""
+    `{"until": "$return_at", "before": 2}` (days), or `{"time_of_day": "09:00"}`."""
 
     name = "wait"
     label = "Wait"
     symbol = "hourglass_top"
     hint = "Go on after some time, on a date, or at a time of day."
-    way_labels = {DONE: "Then"}
+    way_labels = {DONE: "Then", NO_DATE: "No date"}
     form = WaitForm
 
+    def ways(self, config: Config) -> tuple[str, ...]:
+        return (DONE, NO_DATE) if _field_of(config) else (DONE,)
+
+    def event_codes(self, config: Config) -> set[str]:
+        return {field} if (field := _field_of(config)) else set()
+
     def clean(self, config: Config) -> Config:
-        only(config, {"for", "unit", "until", "time_of_day"})
+        only(config, {"for", "unit", "until", "before", "time_of_day"})
         kinds = [kind for kind in ("for", "until", "time_of_day") if kind in config]
         if len(kinds) != 1:
             raise ConfigInvalid(
@@ -96,22 +126,16 @@ class Wait(Action):
             )
         if kinds == ["for"]:
             only(config, {"for", "unit"})
-            number, unit = config["for"], config.get("unit")
-            if unit not in UNITS:
-                raise ConfigInvalid(
-                    f"“unit” is one of {', '.join(UNITS)}.", field="unit"
-                )
-            if type(number) is not int or number < 1:
-                raise ConfigInvalid("“for” is a whole number from 1 on.", field="for")
-            if number > MAX_SPAN / timedelta(**{unit: 1}):
-                raise ConfigInvalid("A wait lasts ten years at most.", field="for")
-            return {"for": number, "unit": unit}
-        only(config, set(kinds))
+            return read_span(config)
         value = config[kinds[0]]
+        if kinds == ["until"] and isinstance(value, str) and value.startswith("$"):
+            return _clean_field(config)
+        only(config, set(kinds))
         if kinds == ["until"]:
             if not isinstance(value, str) or read_instant(value) is None:
                 raise ConfigInvalid(
-                    "“until” is a date such as 2026-12-01, or a time with its offset.",
+                    "“until” is a date such as 2026-12-01, a time with its offset, or "
+                    "“$field_code” for a date in the event.",
                     field="until",
                 )
         else:
@@ -130,8 +154,11 @@ class Wait(Action):
 
     def describe(self, config: Config) -> str:
         if "for" in config:
-            number, unit = config["for"], config["unit"]
-            return f"for {number} {unit.removesuffix('s') if number == 1 else unit}"
+            return f"for {say_span(config)}"
+        if field := _field_of(config):
+            days = config.get("before", 0)
+            earlier = f"{days} day{'s' * (days != 1)} before " if days else ""
+            return f"until {earlier}“{field}” of the event"
         if "until" in config:
             moment = read_instant(config["until"])
             return f"until {date_format(moment, 'j F Y')}" if moment else "until a date"
@@ -150,11 +177,38 @@ class Wait(Action):
         outcomes: dict[int, Outcome] = {}
         for started in runs:
             run = started.run
+            config = step.config
+            if field := _field_of(config):
+                found = lookup(started.context, field)
+                if not isinstance(found, str) or read_instant(found) is None:
+                    outcomes[run.pk] = Go(
+                        NO_DATE, f"The event has no date in “{field}”."
+                    )
+                    continue
+                config = {**config, "until": found}
             moment = wake_at(
-                step.config, run.arrived_at, zone=zones.get(run.customer_id, "")
+                config, run.arrived_at, zone=zones.get(run.customer_id, "")
             )
             outcomes[run.pk] = Go(DONE) if moment <= now else WaitUntil(moment)
         return outcomes
+
+
+def read_span(config: Config) -> Config:
+    """“for” and “unit” of a configuration, checked."""
+    number, unit = config.get("for"), config.get("unit")
+    if unit not in UNITS:
+        raise ConfigInvalid(f"“unit” is one of {', '.join(UNITS)}.", field="unit")
+    if type(number) is not int or number < 1:
+        raise ConfigInvalid("“for” is a whole number from 1 on.", field="for")
+    if number > MAX_SPAN / timedelta(**{unit: 1}):
+        raise ConfigInvalid("A wait lasts ten years at most.", field="for")
+    return {"for": number, "unit": unit}
+
+
+def say_span(config: Config) -> str:
+    """3 days, 1 hour."""
+    number, unit = config["for"], config["unit"]
+    return f"{number} {unit.removesuffix('s') if number == 1 else unit}"
 
 
 def wake_at(config: Config, arrived_at: datetime, *, zone: str = "") -> datetime:
@@ -163,15 +217,36 @@ def wake_at(config: Config, arrived_at: datetime, *, zone: str = "") -> datetime
         return arrived_at + timedelta(**{config["unit"]: config["for"]})
     if "until" in config:
         moment = read_instant(config["until"])
-        if isinstance(moment, datetime):
-            return moment
         if moment is None:
             raise AssertionError("`clean` lets only a date or a time through.")
-        return datetime.combine(moment, time.min, tzinfo=ZoneInfo(settings.TIME_ZONE))
+        earlier = timedelta(days=config.get("before", 0))
+        if isinstance(moment, datetime):
+            return moment - earlier
+        day = moment - earlier
+        return datetime.combine(day, time.min, tzinfo=ZoneInfo(settings.TIME_ZONE))
     local = arrived_at.astimezone(_zone(zone))
     at = time.fromisoformat(config["time_of_day"])
     day = local.date() if at > local.time() else local.date() + timedelta(days=1)
     return datetime.combine(day, at, tzinfo=local.tzinfo)
+
+
+def _field_of(config: Config) -> str:
+    """The field of the event with the date to wait for, or empty."""
+    until = config.get("until")
+    is_field = isinstance(until, str) and until.startswith("$")
+    return str(until)[1:] if is_field else ""
+
+
+def _clean_field(config: Config) -> Config:
+    only(config, {"until", "before"})
+    if not FIELD_PATH.match(_field_of(config)):
+        raise ConfigInvalid(f"“{config['until']}” is no field code.", field="until")
+    before = config.get("before", 0)
+    if type(before) is not int or not 0 <= before <= MAX_SPAN.days:
+        raise ConfigInvalid(
+            f"“before” is a number of days from 0 to {MAX_SPAN.days}.", field="before"
+        )
+    return {"until": config["until"], **({"before": before} if before else {})}
 
 
 def _zone(name: str) -> ZoneInfo:

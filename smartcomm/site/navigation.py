@@ -53,6 +53,7 @@ PLACES: dict[str, list[Place]] = {
         Place("Campaigns", "campaign", "campaigns.campaign"),
         Place("Runs", "route", "campaigns.run"),
         Place("Broadcasts", "podcasts", "campaigns.broadcast"),
+        Place("Webhook calls", "webhook", "campaigns.webhookcall"),
     ],
     "Messages": [
         Place("Messages", "mail", "messaging.message"),

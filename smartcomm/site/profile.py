@@ -17,6 +17,9 @@ from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django.utils import timezone
 
+from campaigns.why import lately
+from campaigns.why_page import OUTCOMES
+from campaigns.why_page import address as why_address
 from customers.admin import CustomerAdmin
 from customers.models import Attribute, Customer
 from events import history
@@ -60,6 +63,11 @@ class ProfileAdmin(MergeMixin, CustomerAdmin):
                 name="customers_customer_segments",
             ),
             path(
+                "<int:pk>/campaigns/",
+                wrap(self.campaigns),
+                name="customers_customer_campaigns",
+            ),
+            path(
                 "<int:pk>/nearly/",
                 wrap(self.nearly),
                 name="customers_customer_nearly",
@@ -98,6 +106,7 @@ class ProfileAdmin(MergeMixin, CustomerAdmin):
             "segment_count": Segment.objects.count()
             if request.user.has_perm("segments.view_segment")
             else 0,
+            "may_view_campaigns": request.user.has_perm("campaigns.view_campaign"),
             "asked": asked,
             "kinds": KINDS,
             "names": history.names_of(customer),
@@ -134,6 +143,26 @@ class ProfileAdmin(MergeMixin, CustomerAdmin):
         found = membership.of(customer, now=timezone.now())
         return TemplateResponse(
             request, "customers/segments.html", {"customer": customer, "found": found}
+        )
+
+    def campaigns(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """What became of the customer's latest events in campaigns, in a line each."""
+        customer = self._customer(request, pk)
+        if not request.user.has_perm("campaigns.view_campaign"):
+            raise PermissionDenied
+        lines = [
+            (
+                one.campaign,
+                one.line,
+                *OUTCOMES[one.line.outcome],
+                why_address(
+                    one.campaign.pk, customer=customer.external_id, event=one.line.event
+                ),
+            )
+            for one in lately(customer, now=timezone.now())
+        ]
+        return TemplateResponse(
+            request, "customers/campaigns.html", {"customer": customer, "lines": lines}
         )
 
     def nearly(self, request: HttpRequest, pk: int) -> HttpResponse:

@@ -1,5 +1,6 @@
 """The settings of a start: read from the environment once, or refused in words."""
 
+import base64
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -64,6 +65,9 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
     _number(variables, "SEGMENT_COUNT_SECONDS", default=60, most=3_600)
     _number(variables, "SEGMENT_COUNTS_AT_ONCE", default=2, most=100)
     _number(variables, "TRUSTED_PROXIES", default=0, least=0, most=10)
+    _number(variables, "WEBHOOK_CALLS_AT_ONCE", default=16, most=200)
+    _number(variables, "WEBHOOK_CALLS_PER_RECEIVER", default=4, most=200)
+    _refuse_impossible_webhook_secret(variables)
     _choice(variables, "AMQP_KIND", KINDS, default="customer")
     _number(variables, "AMQP_PREFETCH", default=2_000, most=65_535)
     _number(variables, "AMQP_BATCH", default=1_000, most=1_000)
@@ -128,6 +132,21 @@ def _refuse_impossible_source(variables: Mapping[str, str]) -> None:
         raise StartError(
             f"AMQP_SOURCE must be a name of 1 to 128 characters, not {name!r}."
         )
+
+
+def _refuse_impossible_webhook_secret(variables: Mapping[str, str]) -> None:
+    secrets = (variables.get("WEBHOOK_SECRET") or "").split(",")
+    for secret in filter(None, map(str.strip, secrets)):
+        try:
+            key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+        except ValueError:
+            key = b""
+        # What it says is not shown.
+        if not 24 <= len(key) <= 64:
+            raise StartError(
+                "WEBHOOK_SECRET must be whsec_ and 24 to 64 bytes in Base64; several "
+                "with commas."
+            )
 
 
 def _refuse_unknown_time_zone(variables: Mapping[str, str]) -> None:

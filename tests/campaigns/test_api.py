@@ -7,8 +7,10 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from campaigns.api import CAMPAIGN, REPORT, CampaignOut, ReportOut
+from campaigns.api import CAMPAIGN, REPORT, WHY, CampaignOut, ReportOut
+from campaigns.dispatch import dispatch_events
 from campaigns.models import Campaign, Version
+from campaigns.why import Why
 from events.models import EventType
 from messaging.models import Message
 from tests import make
@@ -268,3 +270,73 @@ def test_what_does_not_exist_is_told_so(api):
     ]:
         response = api.call(method, f"/campaigns/404{path}", THANKS)
         problem(response, 404, "not_found")
+
+
+# Why
+
+
+def test_why_is_answered_for_a_customer_and_an_event():
+    anna = make.customer("C-1001")
+    where = [{"field": "price", "op": ">", "value": 50}]
+    campaign = make.campaign(on="Order paid", where=where)
+    make.event(anna, "Order paid", id="o-1", price=49.9)
+    make.event(anna, "Order paid", id="o-2", price=70)
+    dispatch_events()
+    api = Api("read")
+
+    told = api.get(f"/campaigns/{campaign.pk}/why?customer=C-1001&event=o-1").json()
+
+    assert (told["customer"], told["campaign"]) == ("C-1001", campaign.pk)
+    answer = told["answer"]
+    assert (answer["event"]["id"], answer["outcome"]) == ("o-1", "not_started")
+    [reason] = answer["reasons"]
+    assert (reason["because"], reason["stored"]) == ("condition_false", False)
+    assert answer["conditions"][0]["value"] == 49.9
+    assert (told["others"], told["next"]) == ([], None)
+    newest = api.get(f"/campaigns/{campaign.pk}/why?customer=C-1001").json()
+    assert newest["answer"]["event"]["id"] == "o-2"
+    assert newest["answer"]["run"]["stops"][0]["step"] == "sms"
+    assert [line["event"] for line in newest["others"]] == ["o-1"]
+
+
+def test_why_goes_on_where_the_last_page_ended():
+    anna = make.customer("C-1001")
+    campaign = make.campaign(on="Order paid")
+    for i in range(25):
+        make.event(anna, "Order paid", id=f"o-{i}")
+    api = Api("read")
+
+    first = api.get(f"/campaigns/{campaign.pk}/why?customer=C-1001").json()
+    second = api.get(first["next"]).json()
+
+    assert len(first["others"]) == 19
+    assert [
+        second["answer"]["event"]["id"],
+        *(one["event"] for one in second["others"]),
+    ] == [
+        "o-4",
+        "o-3",
+        "o-2",
+        "o-1",
+        "o-0",
+    ]
+    assert second["next"] is None
+
+
+def test_why_needs_a_customer_and_a_campaign_that_exist():
+    campaign = make.campaign()
+    api = Api("read")
+    address = f"/campaigns/{campaign.pk}/why"
+
+    problem(api.get(address), 400, "parameter_invalid")
+    problem(api.get(f"{address}?customer=nobody"), 404, "not_found")
+    problem(api.get("/campaigns/0/why?customer=nobody"), 404, "not_found")
+    make.customer("C-1")
+    problem(api.get(f"{address}?customer=C-1&cursor=x"), 400, "parameter_invalid")
+    assert api.get(f"{address}?customer=C-1").json()["answer"]["event"] is None
+
+
+def test_the_example_of_why_is_such_an_answer():
+    told = msgspec.convert(WHY, Why)
+
+    assert msgspec.to_builtins(told)["answer"].keys() == WHY["answer"].keys()

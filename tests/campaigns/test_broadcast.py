@@ -5,15 +5,17 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from django.contrib.auth.models import Permission
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
 from django.utils import timezone
 
 from campaigns import dispatch, publish
 from campaigns.broadcast import walk_broadcasts
 from campaigns.dispatch import dispatch_system_events
 from campaigns.engine import advance_runs, settle_runs
-from campaigns.models import Broadcast, Campaign, Passage, Run
+from campaigns.models import Broadcast, Campaign, Passage, Run, TurnedAway
 from messaging.models import Message
 from messaging.send import send_messages
 from segments.models import Segment
@@ -212,7 +214,10 @@ def test_once_holds_across_system_events():
         walk()
 
     assert Run.objects.count() == 1
-    assert [b.entered for b in Broadcast.objects.order_by("pk")] == [1, 0]
+    first, second = Broadcast.objects.order_by("pk")
+    assert (first.entered, second.entered) == (1, 0)
+    away = TurnedAway.objects.get()
+    assert (away.system_event, away.event) == (second.system_event, None)
 
 
 def test_two_events_are_two_messages_when_every_event_counts():
@@ -334,3 +339,38 @@ def test_the_walk_for_a_campaign_that_was_archived_ends_where_it_is():
     assert (broadcast.examined, broadcast.entered) == (1, 1)
     assert broadcast.finished_at is not None
     assert Run.objects.count() == 1
+
+
+def test_a_broadcast_that_is_stopped_lets_nobody_else_in(admin_client):
+    campaign = make.campaign(on="Shop opened", system=True)
+    for _ in range(3):
+        make.customer()
+    make.system_event("Shop opened")
+    dispatch_system_events()
+    walk_broadcasts(chunk=1)
+    broadcast = Broadcast.objects.get()
+    page = reverse("admin:campaigns_campaign_runs", args=[campaign.pk])
+    assert "Stop" in admin_client.get(page).content.decode()
+
+    admin_client.post(page, {"broadcast": broadcast.pk})
+    assert walk_broadcasts(chunk=1) == 0
+
+    broadcast.refresh_from_db()
+    assert broadcast.status == "finished"
+    assert broadcast.reason == "Stopped by admin after 1 customers had been looked at."
+    assert Run.objects.count() == 1
+    again = admin_client.post(page, {"broadcast": broadcast.pk}, follow=True)
+    assert "It was over already." in again.content.decode()
+    assert admin_client.post(page, {"broadcast": "x"}).status_code == 404
+
+
+def test_stopping_takes_the_right_to_publish(client, django_user_model):
+    campaign = make.campaign(on="Shop opened", system=True)
+    make.system_event("Shop opened")
+    dispatch_system_events()
+    user = django_user_model.objects.create_user("mia", is_staff=True)
+    user.user_permissions.add(Permission.objects.get(codename="view_campaign"))
+    client.force_login(user)
+    page = reverse("admin:campaigns_campaign_runs", args=[campaign.pk])
+    answer = client.post(page, {"broadcast": Broadcast.objects.get().pk})
+    assert answer.status_code == 403

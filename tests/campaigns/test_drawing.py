@@ -307,6 +307,26 @@ def test_states_are_left_in_order_only():
         save_draft(campaign, EXAMPLE)
 
 
+def test_since_when_a_campaign_was_in_a_state_is_kept():
+    campaign = make.draft()
+    assert not campaign.state_changes.exists()
+
+    publish.publish(campaign)
+    campaign.refresh_from_db()
+    publish.pause(campaign)
+    make.publish_again(campaign, entry={"rule": "once"})
+    publish.resume(campaign)
+    make.publish_again(campaign, entry={"rule": "every_event"})
+    with pytest.raises(Conflict):
+        publish.resume(campaign)
+    publish.archive(campaign)
+
+    changes = list(campaign.state_changes.all())
+    states = ["published", "paused", "published", "archived"]
+    assert [change.status for change in changes] == states
+    assert changes[0].at == campaign.versions.get(number=1).published_at
+
+
 def test_a_segment_that_a_campaign_asks_for_is_not_deleted():
     segment = Segment.objects.create(
         name="Parisians", rule={"attribute": "city", "op": "=", "value": "Paris"}

@@ -717,11 +717,12 @@ def test_who_may_only_look_changes_nothing(client, what, params, data):
     "data",
     [{"unit": "days"}, {"number": "2", "unit": "days", "until": "2030-01-01"}],
 )
-def test_a_wait_that_is_not_one_of_three_is_refused_in_words_of_the_form(data):
+def test_a_wait_that_is_not_one_of_four_is_refused_in_words_of_the_form(data):
     form = WaitForm(data)
 
     assert form.errors["__all__"] == [
-        "Fill in one of the three: how long, until a date, or until a time of day."
+        "Fill in one of the four: how long, until a date, until a date in the event, "
+        "or until a time of day."
     ]
 
 

@@ -13,7 +13,7 @@ from campaigns import dispatch, publish
 from campaigns.actions import ACTIONS
 from campaigns.dispatch import dispatch_events
 from campaigns.engine import advance_runs, settle_runs
-from campaigns.models import Campaign, Entry, Passage, Run
+from campaigns.models import Campaign, Entry, Passage, Run, TurnedAway
 from events.models import PendingEvent
 from messaging.models import Message
 from messaging.send import send_messages
@@ -147,6 +147,34 @@ def test_once_means_once_also_within_a_batch():
     dispatch_events()
 
     assert Run.objects.get().event == first
+
+
+def test_whom_the_entry_rule_turns_away_is_written_down_with_the_event():
+    campaign = make.campaign(on="Order paid", entry={"rule": "once"})
+    anna, ben = make.customer(), make.customer()
+    make.event(anna, "Order paid")
+    same_batch = make.event(anna, "Order paid")
+    make.event(ben, "Order paid")
+    dispatch_events()
+    later = make.event(anna, "Order paid")
+    dispatch_events()
+
+    entered_at = Entry.objects.get(customer=anna).entered_at
+    assert list(
+        TurnedAway.objects.order_by("pk").values_list(
+            "customer", "campaign", "event", "entered_at"
+        )
+    ) == [
+        (anna.pk, campaign.pk, same_batch.pk, entered_at),
+        (anna.pk, campaign.pk, later.pk, entered_at),
+    ]
+    # As if a crash had brought the row back.
+    for event in (same_batch, later):
+        PendingEvent.objects.create(
+            event=event, customer_id=anna.pk, type_id=event.type_id
+        )
+    dispatch_events()
+    assert TurnedAway.objects.count() == 2
 
 
 def test_not_again_within_some_days_counts_from_entry():

@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from campaigns.dispatch import dispatch_events, dispatch_system_events
 from campaigns.engine import advance_runs, settle_runs
-from campaigns.models import Entry, Passage, Run
+from campaigns.models import Entry, Passage, Run, TurnedAway
 from customers.merging import current_ids, merge
 from customers.models import (
     Consent,
@@ -520,6 +520,25 @@ def test_the_later_entry_counts_when_both_had_entered():
 
     entry = Entry.objects.get()
     assert (entry.customer, entry.entered_at) == (one, NOW)
+
+
+def test_what_both_were_turned_away_for_is_told_once():
+    one, other = two()
+    campaign = make.campaign(on="Shop opened", system=True, entry={"rule": "once"})
+    version = campaign.versions.get()
+    event = make.system_event("Shop opened")
+    for customer in (one, other):
+        TurnedAway.objects.create(
+            customer=customer,
+            campaign=campaign,
+            version=version,
+            system_event=event,
+            at=NOW,
+        )
+
+    merge_them()
+
+    assert TurnedAway.objects.get().customer == one
 
 
 def test_changes_that_staff_made_stay_to_be_seen(admin_user):

@@ -17,7 +17,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 
-from campaigns.models import Broadcast, Campaign, Run
+from campaigns.models import Broadcast, Campaign, Run, WebhookCall
 from customers.models import (
     Attribute,
     Customer,
@@ -110,6 +110,27 @@ def a_broadcast() -> Broadcast:
     )
 
 
+def a_webhook_call() -> WebhookCall:
+    run = a_run()
+    now = timezone.now()
+    return WebhookCall.objects.create(
+        customer=run.customer,
+        run=run,
+        campaign=run.campaign,
+        step=run.step,
+        url="https://example.com/hook",
+        receiver="example.com:443",
+        body="{}",
+        status=WebhookCall.Status.FAILED,
+        attempts=2,
+        tries=[{"at": now.isoformat(), "ms": 5, "status": 404, "error": "gone"}],
+        reason="It answered 404.",
+        due_at=now,
+        expires_at=now,
+        created_at=now,
+    )
+
+
 def a_channel() -> ChannelSettings:
     """There are never more than one for each channel."""
     return ChannelSettings.objects.get_or_create(channel="email")[0]
@@ -174,6 +195,7 @@ MAKE: dict[type[Model], Callable[[], Model]] = {
     Template: lambda: Template.objects.create(
         channel="sms", name=f"template {next(numbers)}", text="Hello"
     ),
+    WebhookCall: a_webhook_call,
     User: lambda: User.objects.create_user(f"user {next(numbers)}"),
 }
 

@@ -60,6 +60,10 @@ CALLS = [
     ("POST", "campaigns/<int:pk>/resume", "manage"),
     ("POST", "campaigns/<int:pk>/archive", "manage"),
     ("GET", "campaigns/<int:pk>/report", "read"),
+    ("POST", "campaigns/<int:pk>/rehearsals", "manage"),
+    ("GET", "campaigns/rehearsals/<int:pk>", "read"),
+    ("DELETE", "campaigns/rehearsals/<int:pk>", "manage"),
+    ("GET", "campaigns/<int:pk>/why", "read"),
     ("GET", "messages", "read"),
     ("GET", "messages/<int:pk>", "read"),
 ]

@@ -48,6 +48,8 @@ def test_the_lines_of_the_procfile_get_what_was_asked_for():
         ("AMQP_PREFETCH", "0", "AMQP_PREFETCH must be a number from 1 to 65535"),
         ("AMQP_BATCH", "1001", "AMQP_BATCH must be a number from 1 to 1000"),
         ("AMQP_BATCH_MS", "-1", "AMQP_BATCH_MS must be a number from 0 to 10000"),
+        ("WEBHOOK_SECRET", "whsec_c2hvcnQ=", "WEBHOOK_SECRET must be whsec_ and 24"),
+        ("WEBHOOK_CALLS_AT_ONCE", "0", "WEBHOOK_CALLS_AT_ONCE must be a number from"),
         ("EMAIL_URL", "mail.example.com", "EMAIL_URL must start with one of smtp"),
     ],
 )

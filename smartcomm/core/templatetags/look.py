@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -69,6 +70,12 @@ def plain(value: object) -> str:
         if moment is not None and timezone.is_aware(moment):
             return f"{formats.date_format(timezone.localtime(moment), 'j M Y, H:i')}"
     return str(value)
+
+
+@register.filter
+def as_json(value: object) -> str:
+    """JSON for people to read."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 @register.filter

@@ -1,0 +1,60 @@
+"""What systems outside have answered in a run: `$answers.STEP.field` in rules and
+values, `{{ client.answers.STEP.field }}` in texts."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from campaigns.actions.base import ANSWERS
+from campaigns.models import WebhookCall
+from smartcomm.core import strict_json
+from smartcomm.core.errors import UserError
+
+PREFIX = f"{ANSWERS}."
+MAX_DEPTH = 30
+
+
+def of_runs(customers: Mapping[int, int]) -> dict[int, dict[str, Any]]:
+    """Run → step → answer. `customers`: whose each run is. One query."""
+    found: dict[int, dict[str, Any]] = defaultdict(dict)
+    if customers:
+        calls = WebhookCall.objects.filter(
+            run__in=list(customers),
+            customer__in=set(customers.values()),
+            answer__isnull=False,
+        )
+        for run_id, step, answer in calls.values_list("run", "step__key", "answer"):
+            found[run_id][step] = answer
+    return found
+
+
+def read(body: bytes) -> Any:
+    """The JSON of an answer, or None where it is none, or none that can be kept."""
+    try:
+        value = strict_json.decode(body)
+    except (UserError, RecursionError):
+        return None
+    try:
+        return _storable(value, MAX_DEPTH)
+    except ValueError:
+        return None
+
+
+def _storable(value: Any, depth: int) -> Any:
+    """Without what PostgreSQL has no room for. Raises ValueError."""
+    match value:
+        case str():
+            value.encode()  # Half a surrogate pair cannot.
+            return value.replace("\x00", "")
+        case dict() | list() if not depth:
+            raise ValueError
+        case dict():
+            return {
+                _storable(name, depth): _storable(one, depth - 1)
+                for name, one in value.items()
+            }
+        case list():
+            return [_storable(one, depth - 1) for one in value]
+    return value

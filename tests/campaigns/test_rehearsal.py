@@ -1,0 +1,423 @@
+"""A rehearsal says what would happen: held against what does happen."""
+
+from __future__ import annotations
+
+import random
+import threading
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection, connections
+from django.utils import timezone
+
+from campaigns.actions import ACTIONS
+from campaigns.models import Campaign, Passage, Rehearsal, Run, TurnedAway, Version
+from campaigns.publish import publish
+from campaigns.rehearsal import orders
+from campaigns.rehearsal.replay import tick_for, work_until_quiet
+from campaigns.rehearsal.stage import own_connection
+from campaigns.report import report
+from customers.models import Customer
+from events.ingest import record_events
+from events.models import Event, Kind, PendingEvent, SystemEvent
+from messaging.models import Content, Message
+from smartcomm.core.errors import Conflict, Invalid
+from tests import make
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+END = timezone.now().replace(second=0, microsecond=0)
+DAYS = 4
+BEGIN = END - timedelta(days=DAYS)
+
+
+def rehearsed(version: Version, **how: Any) -> dict[str, Any]:
+    """The result of a rehearsal, made as a worker makes it: in a thread of its own."""
+    found: dict[str, Any] = {}
+
+    def work() -> None:
+        with own_connection():
+            found["result"] = orders.rehearse(version, begin=BEGIN, end=END, **how)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    return found["result"]
+
+
+def history(seed: int) -> list[dict[str, Any]]:
+    """Items of events over more days than are rehearsed, in their order."""
+    chance = random.Random(seed)
+    items = []
+    for number in range(250):
+        at = BEGIN + timedelta(
+            minutes=chance.randint(-3 * 24 * 60, DAYS * 24 * 60 - 1),
+            seconds=chance.randint(0, 59),
+        )
+        name = chance.choice(["Product viewed", "Product viewed", "Order paid"])
+        context: dict[str, Any] = {"product_id": chance.randint(1, 4)}
+        if chance.random() < 0.8:
+            context["name"] = chance.choice(["Bag", "Shoe"])
+        items.append(
+            {
+                "id": f"h-{number}",
+                "name": name,
+                "customer": f"C-{chance.randint(1, 12)}",
+                "occurred_at": at.isoformat(),
+                "context": context,
+            }
+        )
+    for number in range(4):
+        at = BEGIN + timedelta(minutes=chance.randint(1, DAYS * 24 * 60 - 1))
+        items.append(
+            {
+                "id": f"s-{number}",
+                "name": "Product in stock",
+                "occurred_at": at.isoformat(),
+                "context": {"product_id": number + 1, "name": "Bag"},
+            }
+        )
+    return sorted(items, key=lambda item: item["occurred_at"])
+
+
+def record(items: list[dict[str, Any]], *, now: Any) -> None:
+    for kind in (Kind.CUSTOMER, Kind.SYSTEM):
+        some = [
+            item for item in items if ("customer" in item) is (kind == Kind.CUSTOMER)
+        ]
+        if some:
+            recorded = record_events(some, source=make.source(), kind=kind, now=now)
+            assert recorded.accepted == len(some), recorded
+
+
+def customers() -> None:
+    for number in range(1, 13):
+        if number % 3:
+            make.reachable(f"C-{number}", first_name=f"Name {number}")
+        else:
+            make.customer(f"C-{number}")
+
+
+FOLLOW_UP = [
+    make.step(
+        "regulars",
+        "filter_customers",
+        {
+            "rule": {
+                "all": [
+                    {
+                        "event": "Product viewed",
+                        "count": {"op": ">=", "value": 2},
+                        "period": {"last": 3, "unit": "days"},
+                    },
+                    {
+                        "not": {
+                            "event": "Order paid",
+                            "count": {"op": ">=", "value": 4},
+                            "period": {"last": 3, "unit": "days"},
+                        }
+                    },
+                ]
+            }
+        },
+        positive="split",
+        negative="again",
+    ),
+    make.step(
+        "split",
+        "ab_split",
+        {"shares": [{"name": "A", "percent": 50}, {"name": "B", "percent": 50}]},
+        A="mail",
+        B="rest",
+    ),
+    make.step("rest", "wait", {"for": 7, "unit": "hours"}, done="mail"),
+    make.step(
+        "again",
+        "wait_for_event",
+        {
+            "event": "Order paid",
+            "where": [{"field": "product_id", "op": "=", "value": "$product_id"}],
+            "for": 2,
+            "unit": "days",
+        },
+        happened="mail",
+        timed_out=None,
+    ),
+    make.step(
+        "mail",
+        "send_email",
+        {
+            "subject": "{{ client.eventContext.name }}",
+            "html": "",
+            "text": "Thank you, {{ client.firstName }}",
+        },
+        sent="few",
+    ),
+    make.step("few", "limit_participants", {"limit": 9, "per": "day"}, within="tell"),
+    make.step("tell", "record_event", {"event": "Thanked"}),
+]
+IN_STOCK = [
+    make.step(
+        "viewers",
+        "filter_customers",
+        {
+            "rule": {
+                "event": "Product viewed",
+                "period": {"last": 2, "unit": "days"},
+                "where": [{"field": "product_id", "op": "=", "value": "$product_id"}],
+            }
+        },
+        positive="sms",
+        negative=None,
+    ),
+    make.step(
+        "sms", "send_sms", {"text": "{{ client.eventContext.name }} is back"}, sent=None
+    ),
+]
+
+
+def came_of_it() -> dict[str, Any]:
+    """What really happened, as far as a rehearsal tells it."""
+    campaign = Campaign.objects.get()
+    [numbers] = report(campaign)["versions"]
+    numbers.pop("published_at")
+    sent = Message.objects.filter(sent_at__isnull=False)
+    return {
+        "report": numbers,
+        "turned_away": TurnedAway.objects.count(),
+        "sent": sorted(
+            sent.values_list("customer__external_id", "step", "sent_at", "body")
+        ),
+    }
+
+
+def replay_live(draft: Campaign, items: list[dict[str, Any]]) -> None:
+    """The same days again in a database that knows nothing of them yet: recorded as
+    they come, and worked on by what always works on them."""
+    with connection.cursor() as cursor:
+        cursor.execute("TRUNCATE events_event, events_pendingevent CASCADE")
+        cursor.execute("TRUNCATE events_systemevent, events_pendingsystemevent CASCADE")
+    record([one for one in items if one["occurred_at"] <= BEGIN.isoformat()], now=BEGIN)
+    publish(draft)
+    Version.objects.update(published_at=BEGIN)
+    PendingEvent.objects.all().delete()
+    tick, now = tick_for(END - BEGIN), BEGIN
+    while now < END:
+        before, now = now, min(END, now + tick)
+        record(
+            [
+                one
+                for one in items
+                if before.isoformat() < one["occurred_at"] <= now.isoformat()
+            ],
+            now=now,
+        )
+        work_until_quiet(now, is_rehearsal=False)
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(
+    ("steps", "drawing"),
+    [
+        (FOLLOW_UP, {"on": "Order paid"}),
+        (
+            FOLLOW_UP,
+            {"on": "Order paid", "entry": {"rule": "interval", "days": 2}},
+        ),
+        (IN_STOCK, {"on": "Product in stock", "system": True}),
+    ],
+    ids=["follow-up", "with an entry rule", "in stock"],
+)
+def test_what_is_foretold_comes_true(steps, drawing, seed, monkeypatch):
+    # Live, an hour's events are many statements; here they may be one.
+    monkeypatch.setattr("campaigns.rehearsal.replay.FINEST", timedelta(hours=1))
+    customers()
+    items = history(seed)
+    record(items, now=END)
+    draft = make.draft(*steps, **drawing)
+
+    foretold = rehearsed(draft.versions.get())
+    replay_live(draft, items)
+    true = came_of_it()
+
+    assert foretold["report"] == true["report"]
+    assert foretold["turned_away"] == true["turned_away"]
+    assert foretold["report"]["messages"]["sent"] == len(true["sent"]) > 0
+    samples = {
+        (one["customer"], one["step"], one["body"]) for one in foretold["samples"]
+    }
+    assert samples <= {(who, step, body) for who, step, _, body in true["sent"]}
+    assert sum(foretold["runs_by_day"].values()) == true["report"]["entered"]
+    assert sum(one["count"] for one in foretold["messages_by_day"]) == len(true["sent"])
+
+
+def everything() -> dict[str, Any]:
+    """All rows of all that a rehearsal could touch."""
+    return {
+        model.__name__: list(model.objects.order_by("pk").values())
+        for model in (
+            *(Campaign, Version, Run, Passage, TurnedAway, Message, Content),
+            *(Customer, Event, SystemEvent, PendingEvent),
+        )
+    }
+
+
+def test_nothing_is_written_and_nothing_sent():
+    customers()
+    record(history(1), now=END)
+    draft = make.draft(*FOLLOW_UP, on="Order paid")
+    before = everything()
+
+    result = rehearsed(draft.versions.get())
+
+    assert result["report"]["entered"] > 0
+    assert everything() == before
+
+
+def test_an_action_that_would_write_is_stopped_by_the_database(monkeypatch):
+    customers()
+    record(history(1), now=END)
+    draft = make.draft(
+        make.step("city", "set_attribute", {"attribute": "city", "value": "Rome"}),
+        on="Order paid",
+    )
+    action = ACTIONS["set_attribute"]
+    monkeypatch.setattr(action, "rehearse", action.execute, raising=False)
+    before = everything()
+
+    result = rehearsed(draft.versions.get())
+
+    assert result["report"]["finished"] == 0
+    assert everything() == before
+
+
+def test_the_connection_is_thrown_away():
+    draft = make.draft(on="Order paid")
+    make.event(make.customer(), "Order paid")
+    rehearsed(draft.versions.get())
+
+    for _ in range(30):
+        connections["default"].close()
+        assert Campaign.objects.count() == 1
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT to_regclass('pg_temp.campaigns_run')")
+            assert cursor.fetchone() == (None,)
+            cursor.execute("SHOW transaction_read_only")
+            assert cursor.fetchone() == ("off",)
+
+
+def test_variables_that_are_missing_are_counted():
+    customers()
+    record(history(1), now=END)
+    draft = make.draft(
+        make.step(
+            "sms", "send_sms", {"text": "{{ client.eventContext.name }}"}, sent=None
+        ),
+        on="Order paid",
+    )
+    result = rehearsed(draft.versions.get())
+    [missing] = result["missing_variables"]
+    assert "name" in missing["reason"]
+    counts = result["report"]["messages"]
+    assert missing["count"] == counts["suppressed"]["missing_variable"]
+
+
+def test_an_event_that_nobody_has_sent_yet_starts_nothing():
+    draft = make.draft(on="Never seen")
+    result = rehearsed(draft.versions.get())
+    assert (result["events"], result["report"]["entered"]) == (0, 0)
+
+
+# Orders
+
+
+def ordered(**more: Any) -> Rehearsal:
+    customers()
+    record(history(1), now=END)
+    draft = make.draft(*FOLLOW_UP, on="Order paid")
+    return orders.ask(draft.versions.get(), days=DAYS, until=END, **more)
+
+
+def test_an_order_is_carried_out_and_keeps_its_result():
+    order = ordered()
+    assert orders.rehearse_next() == 1
+    order.refresh_from_db()
+    assert (order.status, order.progress, order.error) == ("done", 1, "")
+    assert order.result["report"]["entered"] > 0
+    assert orders.rehearse_next() == 0
+
+
+def test_one_at_a_time():
+    order = ordered()
+    with pytest.raises(Conflict):
+        orders.ask(order.version)
+    orders.cancel(order)
+    orders.ask(order.version)
+
+
+def test_it_stops_when_it_is_cancelled(monkeypatch):
+    order = ordered()
+    monkeypatch.setattr(orders, "SECONDS", 0.01)
+
+    def cancelled(self: Any, progress: float) -> None:
+        orders_cancelled.append(progress)
+        if len(orders_cancelled) == 1:
+            Rehearsal.objects.filter(pk=order.pk)  # The real one is not seen here.
+        tell(self, progress)
+
+    orders_cancelled: list[float] = []
+    tell = orders._Work._tell
+    monkeypatch.setattr(orders._Work, "_tell", cancelled)
+    real_told = orders._tell
+
+    def told(one: Rehearsal, progress: float) -> bool:
+        orders.cancel(one)
+        return real_told(one, progress)
+
+    monkeypatch.setattr(orders, "_tell", told)
+    orders.rehearse_next()
+
+    order.refresh_from_db()
+    assert (order.status, order.result) == ("cancelled", None)
+    assert len(orders_cancelled) < 200
+
+
+def test_an_order_whose_worker_died_is_taken_up_again():
+    order = ordered()
+    Rehearsal.objects.filter(pk=order.pk).update(
+        status="running", alive_at=timezone.now() - timedelta(minutes=5)
+    )
+    assert orders.rehearse_next() == 1
+    order.refresh_from_db()
+    assert order.status == "done"
+
+
+def test_a_fault_is_told(monkeypatch):
+    order = ordered()
+
+    def fault(*args: Any, **more: Any) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(orders, "replay", fault)
+    orders.rehearse_next()
+    order.refresh_from_db()
+    assert (order.status, order.error) == ("failed", orders.FAULT)
+
+
+def test_what_cannot_be_rehearsed_is_refused():
+    draft = make.draft(on="Order paid")
+    version = draft.versions.get()
+    for days in (0, 366):
+        with pytest.raises(Invalid):
+            orders.ask(version, days=days)
+    version.start = ""
+    with pytest.raises(Invalid):
+        orders.ask(version)
+
+
+@pytest.mark.parametrize(
+    ("days", "minutes"), [(1, 1), (4, 1), (5, 2), (30, 8), (365, 88)]
+)
+def test_ticks_are_whole_minutes_and_not_too_many(days, minutes):
+    assert tick_for(timedelta(days=days)) == timedelta(minutes=minutes)
