@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, ClassVar
 
 from django.contrib import admin, messages
@@ -14,11 +15,12 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.text import slugify
 from django.views.decorators.http import require_POST
 from unfold.decorators import display
 from unfold.views import ChangeList
 
-from campaigns import drawing, pages, panels, rehearsing
+from campaigns import drawing, exchange, pages, panels, rehearsing
 from campaigns.desk import Desk
 from campaigns.editor import drawing_page, panel_view
 from campaigns.forms import NameForm, TriggerForm, media
@@ -28,8 +30,12 @@ from campaigns.webhooks import admin as webhooks_admin  # noqa: F401  (registers
 from campaigns.webhooks.panel import try_view
 from campaigns.why_page import why_page
 from smartcomm.core.admin import JournalAdmin, ModelAdmin
-from smartcomm.core.errors import UserError
+from smartcomm.core.errors import Invalid, Several, UserError
 from smartcomm.core.look import badge, link, to_the_minute
+from smartcomm.core.strict_json import decode
+
+#: A campaign's file is no larger.
+MOST_BYTES = 2 * 1024 * 1024
 
 
 class CampaignList(ChangeList):
@@ -130,6 +136,8 @@ class CampaignAdmin(ModelAdmin):
             path("<int:pk>/rehearsal/", wrap(self.rehearsal_view), name="rehearsal"),
             path("<int:pk>/why/", wrap(self.why_view), name="why"),
             path("<int:pk>/versions/", wrap(self.versions_view), name="versions"),
+            path("<int:pk>/export/", wrap(self.export_view), name="export"),
+            path("import/", wrap(require_POST(self.import_view)), name="import"),
             path("<int:pk>/publish/", wrap(self.publish_view), name="publish"),
             path("<int:pk>/state/<slug:deed>/", wrap(self.state_view), name="state"),
         ]
@@ -215,6 +223,50 @@ class CampaignAdmin(ModelAdmin):
 
     def why_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         return why_page(Desk.of(self, request, pk))
+
+    def export_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """The campaign as a file: see campaigns.exchange."""
+        desk = Desk.of(self, request, pk)
+        try:
+            told = exchange.export(desk.campaign)
+        except UserError as error:
+            messages.error(request, error.message)
+            return HttpResponseRedirect(
+                reverse("admin:campaigns_campaign_versions", args=[pk])
+            )
+        answer = HttpResponse(
+            json.dumps(told, ensure_ascii=False, indent=2, sort_keys=True) + "\n",
+            content_type="application/json",
+        )
+        name = f"{slugify(desk.campaign.name)[:80] or 'campaign'}.json"
+        answer["Content-Disposition"] = f'attachment; filename="{name}"'
+        return answer
+
+    def import_view(self, request: HttpRequest) -> HttpResponse:
+        """A new campaign, as a draft, of what a file says."""
+        if not self.has_add_permission(request):
+            raise PermissionDenied
+        file = request.FILES.get("file")
+        try:
+            if file is None or (file.size or 0) > MOST_BYTES:
+                raise Invalid("Choose a file of a campaign, of 2 MB at most.")
+            campaign = exchange.read(
+                decode(file.read()),
+                name=request.POST.get("name", "").strip(),
+                user=request.user,  # type: ignore[arg-type]
+            )
+        except Several as several:
+            for error in several.errors:
+                messages.error(request, error.message)
+        except UserError as one:
+            messages.error(request, one.message)
+        else:
+            self.log_addition(request, campaign, "Read from a file.")
+            messages.success(request, f"“{campaign}” is a draft now.")
+            return HttpResponseRedirect(
+                reverse("admin:campaigns_campaign_change", args=[campaign.pk])
+            )
+        return HttpResponseRedirect(reverse("admin:campaigns_campaign_add"))
 
     def versions_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         return pages.versions_page(Desk.of(self, request, pk))

@@ -15,6 +15,7 @@ from drf_spectacular.utils import OpenApiParameter
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from campaigns import exchange
 from campaigns.drawing import as_json, save_draft
 from campaigns.models import Campaign, Version
 from campaigns.publish import archive, pause, publish, resume
@@ -95,6 +96,16 @@ class ResumeIn(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
         int | None,
         Meta(description="Leave out what has been due for longer; null: nothing."),
     ] = None
+
+
+class CampaignFile(CampaignIn, kw_only=True, omit_defaults=True):
+    """A campaign as it is exported and imported."""
+
+    format: Annotated[str, Meta(extra_json_schema={"enum": [exchange.FORMAT]})]
+    segments: Annotated[
+        dict[str, str],
+        Meta(description="Number → name of the segments that the drawing speaks of."),
+    ] = {}
 
 
 class CampaignSummary(msgspec.Struct, kw_only=True):
@@ -228,6 +239,7 @@ SUMMARY = {
     "updated_at": "2026-11-20T07:15:00Z",
 }
 CAMPAIGN = {**SUMMARY, **DRAWING}
+FILE = {"format": exchange.FORMAT, "description": "", **DRAWING, "segments": {}}
 REPORT = {
     "campaign": 3,
     "name": "Back in stock",
@@ -433,6 +445,46 @@ class PublishCampaign(ApiView):
         published = publish(find_campaign(pk))
         shown = msgspec.structs.asdict(campaign_out(find_campaign(pk)))
         return Response(PublishedOut(**shown, warnings=published.warnings))
+
+
+class ExportCampaign(ApiView):
+    scopes = {"GET": Scope.READ}
+
+    @operation(
+        name="exportCampaign",
+        tag="Campaigns",
+        summary="Export a campaign",
+        description="The drawing with name and description, and the names of the "
+        "segments that it speaks of by number: for version control, or to be imported "
+        "elsewhere.",
+        answers={200: CampaignFile},
+        example=FILE,
+        problems=(400, 404, 409),
+    )
+    def get(self, request: Request, pk: int) -> Response:
+        return Response(exchange.export(find_campaign(pk)))
+
+
+class ImportCampaign(ApiView):
+    scopes = {"POST": Scope.MANAGE}
+
+    @operation(
+        name="importCampaign",
+        tag="Campaigns",
+        summary="Import a campaign",
+        description="Makes a draft of what was exported here or elsewhere. Segments "
+        "are found by their names; a campaign's name that is taken is a conflict.",
+        body=CampaignFile,
+        body_example=FILE,
+        answers={201: CampaignOut},
+        example=CAMPAIGN,
+        problems=(400, 409, 413, 415, 422),
+    )
+    def post(self, request: Request) -> Response:
+        campaign = exchange.read(read_object(request))
+        shown = campaign_out(find_campaign(campaign.pk))
+        base = request.build_absolute_uri("..")
+        return created(shown, at=f"{base}campaigns/{campaign.pk}")
 
 
 class _Change(ApiView):
