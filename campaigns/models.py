@@ -35,6 +35,8 @@ class Campaign(models.Model):
     )
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
+    #: When it was last asked whether its numbers add up.
+    checked_at = models.DateTimeField(null=True, editable=False)
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL,
         models.SET_NULL,
@@ -306,6 +308,29 @@ class Rehearsal(models.Model):
         return int(self.progress * 100)
 
 
+class Imbalance(models.Model):
+    """Something at a step that does not add up: see campaigns.checker."""
+
+    class What(models.TextChoices):
+        STEP = "step", "Who came is not who left, waits, failed or ended"
+        FORGOTTEN = "forgotten", "Waits for a message or an answer that is not coming"
+
+    step = models.ForeignKey(Step, models.CASCADE, related_name="+")
+    what = models.CharField(max_length=9, choices=What)
+    found = models.BigIntegerField()
+    wanted = models.BigIntegerField()
+    since = models.DateTimeField()
+    seen_at = models.DateTimeField()
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["step", "what"], name="imbalance_once")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.step}: {self.get_what_display()}"
+
+
 class StepCount(models.Model):
     """How many went on at a step with a limit, in all or in one period of it.
 
@@ -431,6 +456,12 @@ class Run(CustomerOwned):
         ]
         indexes: ClassVar = [
             # For the engine: runs that are over, nearly all, are left out.
+            models.Index(
+                fields=["campaign", "due_at", "id"],
+                name="run_lane",
+                condition=models.Q(status="waiting", due_at__isnull=False),
+            ),
+            # For how long the queue is.
             models.Index(
                 fields=["due_at", "id"],
                 name="run_due",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from celery import shared_task
 
-from campaigns import broadcast, dispatch, engine
+from campaigns import broadcast, checker, dispatch, engine
 from campaigns.bells import CALL, REHEARSE, TICK, WALK
 from campaigns.rehearsal import orders
 from campaigns.webhooks import send
@@ -85,6 +85,14 @@ def send_webhooks() -> None:
     there are calls."""
     doorbell.answer(CALL)
     send.send_calls()
+
+
+@shared_task(name="campaigns.tasks.check")
+def check() -> None:
+    """Whether the numbers of campaigns add up, one after the other."""
+    end = time.monotonic() + SECONDS
+    while checker.check_next() and time.monotonic() < end and not is_stopping():
+        pass
 
 
 def _until_done(work: Callable[[], int], *, again: str) -> None:

@@ -223,6 +223,7 @@ CELERY_TASK_ROUTES = {
     "campaigns.tasks.*": {"queue": "campaigns"},
     "campaigns.tasks.walk_broadcasts": {"queue": "broadcasts"},
     "campaigns.tasks.rehearse": {"queue": "imports"},
+    "campaigns.tasks.check": {"queue": "imports"},
     "campaigns.tasks.send_webhooks": {"queue": "webhooks"},
     "messaging.tasks.*": {"queue": "messages"},
     "segments.tasks.*": {"queue": "segments"},
@@ -245,6 +246,7 @@ CELERY_BEAT_SCHEDULE = {
         ("old keys", "events.tasks.forget_old_keys", 3600),
         ("replays", "events.tasks.advance_replays", TICK_SECONDS),
         ("imports", "events.tasks.run_imports", 2 * TICK_SECONDS),
+        ("campaign checks", "campaigns.tasks.check", 60),
         ("rehearsals", "campaigns.tasks.rehearse", TICK_SECONDS),
     ]
 }

@@ -13,7 +13,7 @@ from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 from django.utils.formats import date_format
 
-from campaigns.models import Broadcast, Campaign
+from campaigns.models import Broadcast, Campaign, Imbalance
 from events import drift
 from events.keys import ending_keys, in_words
 from events.models import ApiKey, Event, EventType, RejectedEvent, Source
@@ -209,6 +209,8 @@ def notices(request: HttpRequest) -> list[Notice]:
     found: list[Notice] = []
     if request.user.has_perm("campaigns.view_broadcast"):
         found += _broadcasts()
+    if request.user.has_perm("campaigns.view_campaign"):
+        found += _imbalances()
     if request.user.has_perm("events.view_rejectedevent"):
         left = count(RejectedEvent.objects.filter(status=RejectedEvent.Status.OPEN))
         if left.number:
@@ -292,6 +294,24 @@ def _ending_keys() -> list[Notice]:
         )
         for key in ending_keys(now=now)[:5]
         if key.expires_at
+    ]
+
+
+def _imbalances() -> list[Notice]:
+    """Campaigns whose numbers do not add up."""
+    rows = Imbalance.objects.select_related("step__version__campaign").order_by("since")
+    return [
+        Notice(
+            "balance",
+            "bad",
+            f"“{one.step.version.campaign}” does not add up at “{one.step}”",
+            f"{one.get_what_display()}: {one.found:,}, not {one.wanted:,}; since "
+            f"{moment(one.since)}. Tell whoever runs this installation.",
+            reverse(
+                "admin:campaigns_campaign_report", args=[one.step.version.campaign_id]
+            ),
+        )
+        for one in rows[:5]
     ]
 
 
