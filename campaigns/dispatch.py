@@ -49,18 +49,39 @@ class Waiting:
     received_at: datetime
 
 
-# Joined on the customer as well: the tables are distributed by it one day. A row whose
-# event is not visible yet is not claimed.
+#: So many events of a type are claimed, however many types wait.
+SHARE = 20
+
+# In lanes, one for each type that waits: a backlog of one type is one step, and keeps
+# no other waiting. Joined on the customer as well: the tables are distributed by it one
+# day. A row whose event is not visible yet is not claimed.
 CLAIM = """
-    SELECT pending.id, event.id, event.customer_id, event.type_id,
-           event.occurred_at, event.received_at
-      FROM events_pendingevent AS pending
-      JOIN events_event AS event
-        ON event.id = pending.event_id AND event.customer_id = pending.customer_id
-     WHERE pending.due_at IS NULL OR pending.due_at <= %s
-     ORDER BY pending.id
-     LIMIT %s
-       FOR UPDATE OF pending SKIP LOCKED
+    WITH RECURSIVE lane (type_id) AS (
+        (SELECT type_id FROM events_pendingevent ORDER BY type_id LIMIT 1)
+        UNION ALL
+        SELECT following.type_id
+          FROM lane, LATERAL (
+              SELECT type_id FROM events_pendingevent
+               WHERE type_id > lane.type_id ORDER BY type_id LIMIT 1
+          ) AS following
+    ), claimed AS MATERIALIZED (
+        SELECT waiting.*
+          FROM lane, LATERAL (
+              SELECT pending.id, event.id AS event_id, event.customer_id,
+                     event.type_id, event.occurred_at, event.received_at
+                FROM events_pendingevent AS pending
+                JOIN events_event AS event
+                  ON event.id = pending.event_id
+                 AND event.customer_id = pending.customer_id
+               WHERE pending.type_id = lane.type_id
+                 AND (pending.due_at IS NULL OR pending.due_at <= %(now)s)
+               ORDER BY pending.id
+               LIMIT least(%(limit)s, greatest(
+                         %(limit)s / (SELECT count(*) FROM lane), %(share)s))
+                 FOR UPDATE OF pending SKIP LOCKED
+          ) AS waiting
+    )
+    SELECT * FROM claimed ORDER BY id
 """
 
 START = """
@@ -80,6 +101,13 @@ START = """
         ON CONFLICT DO NOTHING
  RETURNING id
 """
+
+
+def claim_events(limit: int, *, now: datetime) -> list[Waiting]:
+    """Lock events that no other worker holds, some of each type that waits. Call inside
+    a transaction."""
+    rows = fetch_all(CLAIM, {"now": now, "limit": limit, "share": SHARE})
+    return [Waiting(*row) for row in rows]
 
 
 WAKE = """
@@ -106,7 +134,7 @@ def dispatch_events(*, limit: int = 500, now: datetime | None = None) -> int:
     """
     now = now or timezone.now()
     with transaction.atomic():
-        claimed = [Waiting(*row) for row in fetch_all(CLAIM, [now, limit])]
+        claimed = claim_events(limit, now=now)
         if not claimed:
             return 0
         by_type: dict[int, list[Waiting]] = defaultdict(list)
@@ -118,8 +146,10 @@ def dispatch_events(*, limit: int = 500, now: datetime | None = None) -> int:
             if not _isolated(version, _start_runs, events, now=now):
                 again.update(event.row_id for event in events)
         wake(claimed, now=now)
-        rows = PendingEvent.objects.filter(pk__in=[event.row_id for event in claimed])
-        _leave(rows, again, now=now)
+        pending = PendingEvent.objects.filter(
+            pk__in=[event.row_id for event in claimed]
+        )
+        _leave(pending, again, now=now)
     return len(claimed)
 
 

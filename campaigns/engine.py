@@ -28,7 +28,7 @@ from campaigns.webhooks import queue as calls
 from events.models import Event, SystemEvent
 from messaging import queue
 from messaging.models import Message
-from smartcomm.core.db import claim, execute
+from smartcomm.core.db import execute, fetch_all
 from smartcomm.core.errors import UserError
 
 logger = structlog.get_logger(__name__)
@@ -113,6 +113,46 @@ class _Batch:
         Passage.objects.bulk_create(self.passages)
 
 
+#: So many runs of a campaign are claimed, however many campaigns have some.
+SHARE = 20
+
+# In lanes, one for each campaign with runs that wait for a time: those of a paused one,
+# and a million that are due in another, keep none waiting. Along the index run_lane.
+CLAIM = """
+    WITH RECURSIVE lane (campaign_id) AS (
+        (SELECT campaign_id FROM campaigns_run
+          WHERE status = 'waiting' AND due_at IS NOT NULL
+          ORDER BY campaign_id LIMIT 1)
+        UNION ALL
+        SELECT following.campaign_id
+          FROM lane, LATERAL (
+              SELECT campaign_id FROM campaigns_run
+               WHERE status = 'waiting' AND due_at IS NOT NULL
+                 AND campaign_id > lane.campaign_id
+               ORDER BY campaign_id LIMIT 1
+          ) AS following
+    ), open_lane AS MATERIALIZED (
+        SELECT lane.campaign_id
+          FROM lane JOIN campaigns_campaign AS campaign ON campaign.id = campaign_id
+         WHERE campaign.status IN ('published', 'archived')
+    ), claimed AS MATERIALIZED (
+        SELECT due.*
+          FROM open_lane, LATERAL (
+              SELECT id, campaign_id, due_at
+                FROM campaigns_run AS run
+               WHERE status = 'waiting' AND due_at IS NOT NULL
+                 AND run.campaign_id = open_lane.campaign_id AND due_at <= %(now)s
+               ORDER BY due_at, id
+               LIMIT least(%(limit)s, greatest(
+                         %(limit)s / (SELECT count(*) FROM open_lane), %(share)s))
+                 FOR UPDATE SKIP LOCKED
+          ) AS due
+    )
+    SELECT id FROM claimed
+     ORDER BY row_number() OVER (PARTITION BY campaign_id ORDER BY due_at, id), due_at
+     LIMIT %(limit)s
+"""
+
 UPDATE = """
     UPDATE campaigns_run AS run
        SET step_id = new.step_id, status = new.status, due_at = new.due_at,
@@ -136,19 +176,20 @@ def advance_runs(
     """
     now = now or timezone.now()
     with transaction.atomic():
-        due = Run.objects.filter(
-            status=Run.Status.WAITING,
-            due_at__lte=now,
-            campaign__in=Campaign.objects.filter(
-                status__in=[Campaign.Status.PUBLISHED, Campaign.Status.ARCHIVED]
-            ),
-        ).order_by("due_at", "pk")
-        claimed = claim(due, limit)
+        claimed = _claim(limit, now=now)
         if not claimed:
             return 0
         batch = _Batch(now, is_rehearsal)
         _go_on(batch, _still_at_work(batch, claimed))
     return len(claimed)
+
+
+def _claim(limit: int, *, now: datetime) -> list[Run]:
+    """Lock due runs that no other worker holds, some of each campaign."""
+    ids = fetch_all(CLAIM, {"now": now, "limit": limit, "share": SHARE})
+    return list(
+        Run.objects.filter(pk__in=[pk for (pk,) in ids]).order_by("due_at", "pk")
+    )
 
 
 def go_on(run: Run, *, now: datetime) -> None:

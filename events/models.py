@@ -310,6 +310,12 @@ class PendingEvent(CustomerOwned):
     due_at = models.DateTimeField(null=True)
     attempts = models.PositiveSmallIntegerField(db_default=0)
 
+    class Meta:
+        indexes: ClassVar = [
+            # Claimed type by type, so that a backlog of one keeps no other waiting.
+            models.Index(fields=["type", "id"], name="pending_queue"),
+        ]
+
     def __str__(self) -> str:
         return f"event {self.event_id}"
 

@@ -13,7 +13,6 @@ from campaigns.engine import advance_runs, settle_runs
 from campaigns.models import Broadcast, Campaign, Entry, Passage, Run
 from events.models import PendingEvent
 from messaging.models import Message
-from smartcomm.core.db import fetch_all
 from tests import make
 from tests.races.together import at_once
 
@@ -45,7 +44,7 @@ def test_a_dispatcher_passes_over_what_another_holds():
         make.event(make.customer(), "Order paid")
 
     with transaction.atomic():
-        fetch_all(dispatch.CLAIM, [timezone.now(), 1])
+        dispatch.claim_events(1, now=timezone.now())
         (done,) = at_once(1, lambda _: dispatch_events())
 
     assert done == 1
