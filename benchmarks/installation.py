@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from smartcomm.embedded import Services
 
@@ -96,3 +100,72 @@ def memory_mib(pid: int) -> float:
             if line.startswith(("Private_Clean:", "Private_Dirty:")):
                 total += int(line.split()[1])
     return total / 1024
+
+
+class Whole:
+    """All of `make run` in a directory of its own: web server, workers, beat."""
+
+    def __init__(self, data: Path, **environment: str) -> None:
+        self.port = free_port()
+        self.home = data / "installation"
+        self.log = data / "log"
+        self.pid = 0
+        self.key = ""
+        os.environ |= {
+            "SMARTCOMM_DATA": str(self.home),
+            "DJANGO_SETTINGS_MODULE": "smartcomm.settings",
+            "PORT": str(self.port),
+            "DEMO": "none",
+            "LOG_LEVEL": "ERROR",
+            "PYTHONWARNINGS": "ignore",
+            **environment,
+        }
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Started, with a key to post with; stopped at the end."""
+        with self.log.open("wb") as log:
+            stack = subprocess.Popen(
+                [*PYTHON, "-m", "smartcomm.stack"],
+                cwd=PROJECT,
+                stdout=subprocess.PIPE,
+                stderr=log,
+            )
+            try:
+                if stack.stdout is None or not any(
+                    line.startswith(b"Ready") for line in stack.stdout
+                ):
+                    raise RuntimeError(f"It did not start: {self.log.read_text()}")
+                threading.Thread(target=stack.stdout.read, daemon=True).start()
+                self.pid = stack.pid
+                self.key = manage(
+                    *("create_api_key", "--source", "load"),
+                    *("--scope", "events:write,customers:write"),
+                ).strip()
+                yield
+            finally:
+                stack.terminate()
+                stack.wait(timeout=60)
+
+    def post(self, path: str, body: Any) -> Any:
+        """Send it until it is taken, as a master system does."""
+        while True:
+            with suppress(OSError, http.client.HTTPException, ValueError):
+                line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+                line.request(
+                    "POST",
+                    f"/api/v1/{path}",
+                    json.dumps(body),
+                    {
+                        "Authorization": f"Bearer {self.key}",
+                        "Content-Type": "application/json",
+                    },
+                )
+                answer = line.getresponse()
+                told = answer.read()
+                line.close()
+                if answer.status < 300:
+                    return json.loads(told)
+                if answer.status < 500 and answer.status != 429:
+                    raise RuntimeError(f"{answer.status}: {told[:300]!r}")
+            time.sleep(0.3)

@@ -15,8 +15,6 @@ Prints what was done and what was found; exit code 1 when anything is wrong.
 from __future__ import annotations
 
 import argparse
-import http.client
-import json
 import os
 import random
 import re
@@ -27,14 +25,13 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from aiosmtpd.controller import Controller
 
-from benchmarks.installation import free_port
+from benchmarks.installation import Whole, free_port
 
 PROJECT = Path(__file__).resolve().parents[2]
 CUSTOMERS = 400
@@ -87,82 +84,12 @@ class Mailbox:
         self.server.stop()
 
 
-class Installation:
-    """All of `make run` in a directory of its own."""
+class Installation(Whole):
+    """A whole installation whose processes can be killed by what they are."""
 
     def __init__(self, data: Path, mailbox: Mailbox) -> None:
-        self.port = free_port()
+        super().__init__(data, EMAIL_URL=f"smtp://127.0.0.1:{mailbox.server.port}")
         self.mailbox = mailbox
-        self.log = data / "log"
-        os.environ |= {
-            "SMARTCOMM_DATA": str(data / "installation"),
-            "DJANGO_SETTINGS_MODULE": "smartcomm.settings",
-            "EMAIL_URL": f"smtp://127.0.0.1:{mailbox.server.port}",
-            "PORT": str(self.port),
-            "DEMO": "none",
-            "LOG_LEVEL": "ERROR",
-        }
-        self.home = data / "installation"
-        self.key = ""
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        with self.log.open("wb") as log:
-            stack = subprocess.Popen(
-                [sys.executable, "-m", "smartcomm.stack"],
-                cwd=PROJECT,
-                stdout=subprocess.PIPE,
-                stderr=log,
-            )
-            try:
-                assert stack.stdout is not None
-                for line in stack.stdout:
-                    if line.startswith(b"Ready"):
-                        break
-                else:
-                    raise RuntimeError("The installation did not start.")
-                threading.Thread(target=stack.stdout.read, daemon=True).start()
-                self.key = self._key()
-                yield
-            finally:
-                stack.terminate()
-                stack.wait(timeout=60)
-
-    def _key(self) -> str:
-        made = subprocess.run(
-            [
-                *(sys.executable, "manage.py", "create_api_key"),
-                *("--source", "storm", "--scope", "events:write,customers:write"),
-            ],
-            cwd=PROJECT,
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        return made.stdout.strip()
-
-    def post(self, path: str, body: Any) -> Any:
-        """Send it until it is taken, as a master system does."""
-        while True:
-            with suppress(OSError, http.client.HTTPException, ValueError):
-                line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-                line.request(
-                    "POST",
-                    f"/api/v1/{path}",
-                    json.dumps(body),
-                    {
-                        "Authorization": f"Bearer {self.key}",
-                        "Content-Type": "application/json",
-                    },
-                )
-                answer = line.getresponse()
-                told = answer.read()
-                line.close()
-                if answer.status < 300:
-                    return json.loads(told)
-                if answer.status < 500 and answer.status != 429:
-                    raise RuntimeError(f"{answer.status}: {told[:300]!r}")
-            time.sleep(0.3)
 
     def processes(self, words: str) -> list[int]:
         """The ids of this installation's processes with these words in their line."""
