@@ -524,6 +524,7 @@ class ResumeCampaign(_Change):
         problems=(400, 404, 409, 413, 415, 422),
     )
     def post(self, request: Request, pk: int) -> Response:
+        find_campaign(pk)
         body = read_object(request) if request.body else {}
         if unknown := sorted(body.keys() - {"skip_older_than_hours"}):
             raise Invalid(

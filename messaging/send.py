@@ -361,7 +361,7 @@ def _hand_over(
     lease: uuid.UUID,
     *,
     clock: Callable[[], datetime],
-    ways_out: WaysOut,
+    ways_out: WaysOut = channels.provider_class,
 ) -> bool:
     """Hand over in small groups. Tells whether a run waits for one of them."""
     by_channel: dict[str, list[Letter]] = defaultdict(list)

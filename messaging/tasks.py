@@ -7,7 +7,6 @@ from celery import shared_task
 from messaging import send
 from messaging.queue import SEND_TASK
 from smartcomm.core import doorbell, stopping
-from smartcomm.core.stopping import is_stopping
 
 #: Then others have their turn; the bell rings again for what is left.
 SECONDS_AT_MOST = 30
@@ -18,8 +17,6 @@ def send_messages() -> None:
     doorbell.answer(SEND_TASK)
     stop_at = monotonic() + SECONDS_AT_MOST
     while send.send_messages():
-        if is_stopping():
-            return  # The tick goes on where the rows say.
         if stopping.is_stopping():
             return  # The next worker, or tick, goes on where the rows say.
         if monotonic() > stop_at:

@@ -118,7 +118,7 @@ def test_the_run_tells_tries_answer_and_reason(receiver, admin_client):  # noqa:
     receiver.script = [Reply(503), Reply(404, b'{"error": "no such shop"}')]
     started(receiver)
     url = page("run_change", Run.objects.get().pk)
-    assert "Waits for the answer." in text(admin_client.get(url))
+    assert "Waits for the answer to its call." in text(admin_client.get(url))
     send.send_calls()
     assert "queued after 1 try. It answered 503" in text(admin_client.get(url))
     send.forget_away()

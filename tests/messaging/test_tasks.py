@@ -14,8 +14,13 @@ from tests import make
 pytestmark = pytest.mark.django_db
 
 
+def in_twos(monkeypatch):
+    defaults = {**send.send_messages.__kwdefaults__, "limit": 2}
+    monkeypatch.setattr(send.send_messages, "__kwdefaults__", defaults)
+
+
 def test_a_wake_up_sends_everything_that_is_due(provider, monkeypatch):
-    monkeypatch.setattr(send.send_messages, "__kwdefaults__", {"limit": 2, "now": None})
+    in_twos(monkeypatch)
     anna = make.reachable()
     for _ in range(5):
         make.message(anna)
@@ -30,7 +35,7 @@ def test_a_long_queue_is_left_to_the_next_wake_up(provider, monkeypatch):
     anna = make.reachable()
     for _ in range(3):
         make.message(anna)
-    monkeypatch.setattr(send.send_messages, "__kwdefaults__", {"limit": 2, "now": None})
+    in_twos(monkeypatch)
     tasks.send_messages()
     assert len(provider.taken) == 2
     assert rung == [SEND_TASK]
@@ -38,7 +43,7 @@ def test_a_long_queue_is_left_to_the_next_wake_up(provider, monkeypatch):
 
 def test_a_worker_that_is_stopped_takes_no_further_batch(provider, monkeypatch):
     monkeypatch.setattr(stopping, "is_stopping", lambda: len(provider.taken) == 2)
-    monkeypatch.setattr(send.send_messages, "__kwdefaults__", {"limit": 2, "now": None})
+    in_twos(monkeypatch)
     anna = make.reachable()
     for _ in range(5):
         make.message(anna)
