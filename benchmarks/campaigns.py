@@ -43,8 +43,8 @@ PEOPLE = """
       FROM generate_series(1, %s) AS n
 """
 CONSENTS = """
-    INSERT INTO customers_consent (customer_id, channel, is_granted, changed_at)
-    SELECT id, 'sms', true, now() FROM customers_customer
+    INSERT INTO customers_consent (customer_id, channel, is_granted, changed_at, origin)
+    SELECT id, 'sms', true, now(), '' FROM customers_customer
 """
 TOOK = """
     SELECT extract(epoch FROM message.sent_at - event.received_at)
