@@ -19,8 +19,7 @@ from django.utils import timezone
 from campaigns.actions import ACTIONS
 from campaigns.actions.base import ANSWERS, Go, Outcome, Started, WaitUntil
 from campaigns.actions.send import SENT
-from campaigns.actions.values import FAILED
-from campaigns.actions.webhook import DONE
+from campaigns.actions.values import DONE, FAILED
 from campaigns.actions.webhook import NAME as CALL_WEBHOOK
 from campaigns.models import Campaign, Passage, Run, Step
 from campaigns.webhooks import answers

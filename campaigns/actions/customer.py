@@ -17,16 +17,22 @@ from campaigns.actions.base import (
     Started,
     only,
 )
-from campaigns.actions.values import FAILED, event_codes, read_value, value_for
+from campaigns.actions.values import (
+    DONE,
+    FAILED,
+    event_codes,
+    external_ids,
+    read_value,
+    value_for,
+)
 from campaigns.models import Step
 from customers.attributes import check_value, known_types
-from customers.models import Attribute, Customer
+from customers.models import Attribute
 from customers.upsert import upsert_customers
 from segments import lists
 from segments.models import Segment
 from smartcomm.core.errors import UserError
 
-DONE = "done"
 #: Of what the master system tells about everyone, what a campaign may set as well.
 PROFILE = ("first_name", "last_name", "city", "country", "language", "gender")
 
@@ -108,11 +114,7 @@ class SetAttribute(Action):
         self, step: Step, runs: Sequence[Started], *, now: datetime
     ) -> Mapping[int, Outcome]:
         outcomes: dict[int, Outcome] = {}
-        names = dict(
-            Customer.objects.filter(
-                pk__in={started.run.customer_id for started in runs}
-            ).values_list("pk", "external_id")
-        )
+        names = external_ids(runs)
         items, told = [], []
         for started in runs:
             value, missing = value_for(step.config["value"], started.context)
@@ -224,11 +226,7 @@ class _ChangeList(Action):
     def execute(
         self, step: Step, runs: Sequence[Started], *, now: datetime
     ) -> Mapping[int, Outcome]:
-        ids = list(
-            Customer.objects.filter(
-                pk__in={started.run.customer_id for started in runs}
-            ).values_list("external_id", flat=True)
-        )
+        ids = list(external_ids(runs).values())
         segment = Segment.objects.get(pk=step.config["segment"])
         origin = f"campaign {runs[0].run.campaign_id}"
         if self.puts_in:

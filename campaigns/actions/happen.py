@@ -24,15 +24,14 @@ from django import forms
 from campaigns.actions.base import (
     Action,
     Config,
-    ConfigInvalid,
     Go,
     Outcome,
     Started,
     WaitUntil,
     only,
 )
-from campaigns.actions.values import lacking
-from campaigns.actions.wait import UNITS, read_span, say_span
+from campaigns.actions.values import lacking, read_event_name
+from campaigns.actions.wait import UNITS, read_span, say_span, span_initial
 from campaigns.models import Passage, Step
 from events.wire import MAX_NAME
 from segments import rules
@@ -81,9 +80,7 @@ class HappenForm(forms.Form):
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        config = kwargs.get("initial")
-        if isinstance(config, dict) and "for" in config:
-            kwargs["initial"] = {**config, "number": config["for"]}
+        kwargs["initial"] = span_initial(kwargs.get("initial"))
         super().__init__(*args, **kwargs)
         self.fields["where"].event_name = self.initial.get("event", "")  # type: ignore[attr-defined]
 
@@ -108,19 +105,13 @@ class WaitForEvent(Action):
 
     def clean(self, config: Config) -> Config:
         only(config, {"event", "where", "for", "unit"})
-        name = config.get("event")
-        if not isinstance(name, str) or not 0 < len(name.strip()) <= MAX_NAME:
-            raise ConfigInvalid(
-                f"“event” is the name of an event, up to {MAX_NAME} characters.",
-                field="event",
-            )
         try:
             where = rules.parse_where(config.get("where") or [], event_values=True)
         except RuleError as error:
             place = f"where.{error.field}" if error.field else "where"
             raise RuleError(error.message, field=place) from error
         return {
-            "event": name.strip(),
+            "event": read_event_name(config),
             "where": rules.where_json(where),
             **read_span(config),
         }

@@ -9,12 +9,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from campaigns.actions.base import ANSWERS, ConfigInvalid
+from campaigns.actions.base import ANSWERS, Config, ConfigInvalid, Started
+from customers.models import Customer
+from events.wire import MAX_NAME
 from segments.compile import lookup
 from segments.rules import FIELD_PATH, EventValue
 
-#: The way of those for whom it could not be done.
-FAILED = "failed"
+#: The ways of those for whom it was done, and could not be done.
+DONE, FAILED = "done", "failed"
 MAX_TEXT = 4_096
 MAX_ITEMS = 200
 
@@ -64,6 +66,25 @@ def lacking(codes: Sequence[str]) -> str:
             what = f"no “{'.'.join(path)}”" if path else "nothing in it"
             said.append(f"The answer of “{step}” has {what}.")
     return " ".join(said)
+
+
+def read_event_name(config: Config) -> str:
+    """“event” of a configuration, checked."""
+    name = config.get("event")
+    if not isinstance(name, str) or not 0 < len(name.strip()) <= MAX_NAME:
+        raise ConfigInvalid(
+            f"“event” is the name of an event, up to {MAX_NAME} characters.",
+            field="event",
+        )
+    return name.strip()
+
+
+def external_ids(runs: Sequence[Started]) -> dict[int, str]:
+    """Customer's key → the ID by which the apps below know them. One query."""
+    customers = {started.run.customer_id for started in runs}
+    return dict(
+        Customer.objects.filter(pk__in=customers).values_list("pk", "external_id")
+    )
 
 
 def _scalar(value: object, *, field: str) -> Any:

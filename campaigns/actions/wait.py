@@ -21,6 +21,7 @@ from campaigns.actions.base import (
     WaitUntil,
     only,
 )
+from campaigns.actions.values import DONE
 from campaigns.models import Step
 from customers.models import Customer
 from segments.compile import lookup
@@ -29,7 +30,6 @@ from segments.rules import FIELD_PATH, read_instant
 UNITS = ("minutes", "hours", "days")
 #: Ten years.
 MAX_SPAN = timedelta(days=3650)
-DONE = "done"
 #: The way of those whose event has no date where one is asked for.
 NO_DATE = "no_date"
 
@@ -60,9 +60,8 @@ class WaitForm(forms.Form):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         config = kwargs.get("initial")
-        if isinstance(config, dict) and "for" in config:
-            kwargs["initial"] = {**config, "number": config["for"]}
-        elif isinstance(config, dict) and str(config.get("until")).startswith("$"):
+        kwargs["initial"] = span_initial(config)
+        if isinstance(config, dict) and str(config.get("until")).startswith("$"):
             kwargs["initial"] = {
                 "field": config["until"].removeprefix("$"),
                 "before": config.get("before"),
@@ -203,6 +202,11 @@ def read_span(config: Config) -> Config:
     if number > MAX_SPAN / timedelta(**{unit: 1}):
         raise ConfigInvalid("A wait lasts ten years at most.", field="for")
     return {"for": number, "unit": unit}
+
+
+def span_initial(config: Config | None) -> Config | None:
+    """What a form shows of a configuration: “for” stands in the input “number”."""
+    return {**config, "number": config["for"]} if config and "for" in config else config
 
 
 def say_span(config: Config) -> str:

@@ -20,17 +20,22 @@ from campaigns.actions.base import (
     WaitForAnswer,
     only,
 )
-from campaigns.actions.record import MAX_FIELDS, ContextWidget, context_for, read_lines
-from campaigns.actions.values import FAILED, event_codes, read_value
+from campaigns.actions.fields import (
+    FieldsWidget,
+    clean_fields,
+    codes_of,
+    context_for,
+    read_lines,
+    rehearse_fields,
+)
+from campaigns.actions.values import DONE, FAILED
 from campaigns.models import Step, WebhookCall
 from campaigns.webhooks import body
 from campaigns.webhooks.queue import queue_calls
 from customers.models import Customer
-from segments.rules import FIELD_PATH
 from smartcomm.core.outbound import MAX_URL, AddressRefused, read_target, take_apart
 
 NAME = "call_webhook"
-DONE = "done"
 GIVE_UP_HOURS, MAX_HOURS = 24, 7 * 24
 
 
@@ -50,7 +55,7 @@ class WebhookForm(forms.Form):
     body = forms.CharField(
         label="What it says besides",
         required=False,
-        widget=ContextWidget(attrs={"rows": 3}),
+        widget=FieldsWidget(attrs={"rows": 3}),
         help_text="A line for each field: shop = Paris, or product = $product_id.",
     )
     profile = forms.BooleanField(
@@ -84,25 +89,14 @@ class CallWebhook(Action):
 
     def clean(self, config: Config) -> Config:
         only(config, {"url", "body", "profile", "give_up_hours"})
-        url, extra = config.get("url"), config.get("body") or {}
+        url = config.get("url")
         if not isinstance(url, str):
             raise ConfigInvalid("“url” is the address to call.", field="url")
         try:
             read_target(url.strip(), internal=settings.WEBHOOK_INTERNAL_HOSTS)
         except AddressRefused as error:
             raise ConfigInvalid(error.message, field="url") from error
-        if not isinstance(extra, dict) or len(extra) > MAX_FIELDS:
-            raise ConfigInvalid(
-                f"“body” is an object of up to {MAX_FIELDS} fields.", field="body"
-            )
-        for code, value in extra.items():
-            if not FIELD_PATH.match(code) or "." in code:
-                raise ConfigInvalid(
-                    f"“{code}” cannot be the code of a field. Use letters, digits and "
-                    "underscores.",
-                    field="body",
-                )
-            read_value(value, field=f"body.{code}")
+        extra = clean_fields(config, "body")
         profile = config.get("profile", True)
         if type(profile) is not bool:
             raise ConfigInvalid("“profile” is true or false.", field="profile")
@@ -114,15 +108,13 @@ class CallWebhook(Action):
             )
         return {
             "url": url.strip(),
-            "body": dict(extra),
+            "body": extra,
             "profile": profile,
             "give_up_hours": hours,
         }
 
     def event_codes(self, config: Config) -> set[str]:
-        return {
-            code for value in config["body"].values() for code in event_codes(value)
-        }
+        return codes_of(config["body"])
 
     def describe(self, config: Config) -> str:
         # What follows the host may be secret.
@@ -185,8 +177,4 @@ class CallWebhook(Action):
         self, step: Step, runs: Sequence[Started], *, now: datetime
     ) -> Mapping[int, Outcome]:
         """As if the receiver had taken it, without an answer: nobody is called."""
-        outcomes: dict[int, Outcome] = {}
-        for started in runs:
-            _, missing = context_for(step.config["body"], started.context)
-            outcomes[started.run.pk] = Go(FAILED, missing) if missing else Go(DONE)
-        return outcomes
+        return rehearse_fields(step.config["body"], runs)

@@ -146,16 +146,14 @@ def work_until_quiet(now: datetime, *, is_rehearsal: bool = True) -> None:
 
 def write_script(version: Version, *, begin: datetime, end: datetime) -> None:
     """Take the events that matter, in the order in which they come in."""
-    types = {version.event_type_id} - {None}
-    is_system = version.trigger_kind == Version.Trigger.SYSTEM_EVENT
-    if is_system:
-        types = set()
     waited_for = Step.objects.filter(version=version, event_type__isnull=False)
-    types |= set(waited_for.values_list("event_type", flat=True))
+    types = set(waited_for.values_list("event_type", flat=True))
+    if version.trigger_kind == Version.Trigger.EVENT and version.event_type_id:
+        types.add(version.event_type_id)
     turn_clock(end)
     execute(
         SCRIPT.format(events=Event._meta.db_table),
-        [sorted(one for one in types if one), begin, end],
+        [sorted(types), begin, end],
     )
     execute("CREATE INDEX ON rehearsal_event (occurred_at)")
     execute("ANALYZE rehearsal_event")

@@ -16,7 +16,7 @@ from typing import Any
 
 from django.conf import settings
 
-from campaigns.actions.record import context_for
+from campaigns.actions.fields import context_for
 from campaigns.webhooks import body, signing
 from campaigns.webhooks.send import HEADERS, judge
 from customers.models import Customer
