@@ -32,7 +32,7 @@ from smartcomm.core.api import (
     page,
     read_text,
 )
-from smartcomm.core.bodies import read_object
+from smartcomm.core.bodies import read_object, read_struct
 from smartcomm.core.errors import Conflict, Invalid, NotFound
 from smartcomm.core.openapi import LIST, TEXT, operation
 
@@ -93,7 +93,7 @@ class ResumeIn(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     """What becomes of what became due while it was paused."""
 
     skip_older_than_hours: Annotated[
-        int | None,
+        Annotated[int, Meta(ge=0, le=MOST_HOURS)] | None,
         Meta(description="Leave out what has been due for longer; null: nothing."),
     ] = None
 
@@ -525,21 +525,8 @@ class ResumeCampaign(_Change):
     )
     def post(self, request: Request, pk: int) -> Response:
         find_campaign(pk)
-        body = read_object(request) if request.body else {}
-        if unknown := sorted(body.keys() - {"skip_older_than_hours"}):
-            raise Invalid(
-                f"“{unknown[0]}” is not understood here; known is "
-                "skip_older_than_hours.",
-                field=unknown[0],
-            )
-        hours = body.get("skip_older_than_hours")
-        if hours is not None and (
-            type(hours) is not int or not 0 <= hours <= MOST_HOURS
-        ):
-            raise Invalid(
-                f"“skip_older_than_hours” is a whole number from 0 to {MOST_HOURS:,}.",
-                field="skip_older_than_hours",
-            )
+        told = read_struct(request, ResumeIn) if request.body else ResumeIn()
+        hours = told.skip_older_than_hours
         older = None if hours is None else timedelta(hours=hours)
         return self.change(pk, partial(resume, skip_older_than=older))
 

@@ -14,8 +14,8 @@ from campaigns.models import Rehearsal, Version
 from campaigns.rehearsal import orders
 from events.models import Scope
 from smartcomm.core.api import ApiView
-from smartcomm.core.bodies import read_object
-from smartcomm.core.errors import Conflict, Invalid, NotFound
+from smartcomm.core.bodies import read_struct
+from smartcomm.core.errors import Conflict, NotFound
 from smartcomm.core.openapi import operation
 
 Meta = msgspec.Meta
@@ -76,15 +76,7 @@ class Rehearsals(ApiView):
     )
     def post(self, request: Request, pk: int) -> Response:
         campaign = find_campaign(pk)
-        body = read_object(request)
-        if unknown := sorted(body.keys() - {"days"}):
-            raise Invalid(
-                f"“{unknown[0]}” is not understood here; known is days.",
-                field=unknown[0],
-            )
-        days = body.get("days", orders.DAYS)
-        if type(days) is not int:
-            raise Invalid("“days” is a whole number.", field="days")
+        days = read_struct(request, RehearsalIn).days
         # The draft, or what is at work.
         version: Version | None = next(iter(campaign.versions.all()), None)
         if version is None:
