@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
 
 from django.contrib.auth.models import AbstractBaseUser
 from django.db import transaction
@@ -14,27 +13,21 @@ from django.utils import timezone
 
 from campaigns import graph, overdue
 from campaigns.actions import ACTIONS
-from campaigns.actions.base import ANSWERS
-from campaigns.actions.customer import AddToList, RemoveFromList
-from campaigns.actions.filter import read_rule
+from campaigns.actions.checks import Draft, unseen
 from campaigns.actions.happen import NAME as WAIT_FOR_EVENT
 from campaigns.actions.send import Send
-from campaigns.actions.split import CONTROL
-from campaigns.actions.webhook import NAME as CALL_WEBHOOK
 from campaigns.bells import TICK
 from campaigns.drawing import DrawingInvalid, as_json
 from campaigns.engine import ARCHIVED
+from campaigns.graph import Problem
 from campaigns.models import Campaign, Run, StateChange, Step, Version
-from campaigns.webhooks import answers
 from campaigns.webhooks import queue as calls
 from customers.models import MailingCategory
-from events.models import EventField, EventType, Kind
-from messaging import contract, queue, render
+from events.models import EventType, Kind
+from messaging import queue
 from messaging.models import Content
 from segments import rules
-from segments.dictionary import Dictionary
-from segments.models import Segment
-from segments.usage import hold, refuse_archived
+from segments.usage import hold
 from smartcomm.core import doorbell
 from smartcomm.core.errors import Conflict, Several, UserError
 
@@ -54,6 +47,13 @@ class Findings:
     errors: list[UserError] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
+    def note(self, problems: Iterable[Problem]) -> None:
+        for problem in problems:
+            if problem.level == "error":
+                self.errors.append(DrawingInvalid(problem.message, field=problem.step))
+            else:
+                self.warnings.append(problem.message)
+
 
 def check(version: Version) -> Findings:
     """Ask whether a draft is sound: its graph, its rules, its texts."""
@@ -63,15 +63,12 @@ def check(version: Version) -> Findings:
         findings.errors.append(
             DrawingInvalid("Choose the event that starts it.", field="trigger.event")
         )
-    for problem in graph.problems(drawing, ways=_WAYS):
-        if problem.level == "error":
-            findings.errors.append(DrawingInvalid(problem.message, field=problem.step))
-        else:
-            findings.warnings.append(problem.message)
+    findings.note(graph.problems(drawing, ways=_WAYS))
     event_type = EventType.objects.filter(name=version.event_name).first()
     _check_event(version, event_type, findings)
+    draft = Draft(version, event_type, drawing)
     for step in version.steps.all():
-        _check_step(step, version, event_type, drawing, findings)
+        findings.note(ACTIONS[step.action].check(step, draft))
     return findings
 
 
@@ -249,227 +246,4 @@ def _check_event(
         )
         return
     where = rules.parse_where(version.where)
-    _warn_of_unseen({line.field for line in where}, event_type, "The trigger", findings)
-
-
-def _check_step(
-    step: Step,
-    version: Version,
-    event_type: EventType | None,
-    drawing: dict[str, Any],
-    findings: Findings,
-) -> None:
-    action = ACTIONS[step.action]
-    if step.action == "filter_customers":
-        try:
-            rule = read_rule(step.config)
-            Dictionary.of(rule)
-            refuse_archived(rule)
-        except UserError as error:
-            findings.errors.append(
-                DrawingInvalid(f"In “{step.key}”: {error.message}", field=step.key)
-            )
-    elif step.action == "refresh_filter":
-        asked = {
-            one["key"]
-            for one in drawing["steps"]
-            if one["action"] == "filter_customers"
-        }
-        if step.config["filter"] in asked:
-            to = graph.arrows(drawing["steps"])
-            if step.key not in graph.reachable(step.config["filter"], to):
-                findings.errors.append(
-                    DrawingInvalid(
-                        f"“{step.key}” asks “{step.config['filter']}” again, which "
-                        "does not come before it. Choose an earlier filter.",
-                        field=step.key,
-                    )
-                )
-        else:
-            findings.errors.append(
-                DrawingInvalid(
-                    f"“{step.key}” asks the filter “{step.config['filter']}” again, "
-                    "and there is none. Choose a filter of this campaign.",
-                    field=step.key,
-                )
-            )
-    elif isinstance(action, AddToList | RemoveFromList):
-        _check_list(step, findings)
-    elif step.action == "record_event":
-        _check_circle(step, version, findings)
-    elif step.action == WAIT_FOR_EVENT:
-        _check_waited_for(step, findings)
-    elif step.action == "control_group":
-        _check_control(step, drawing, findings)
-    elif isinstance(action, Send):
-        texts = [step.config[name] for name in action.texts]
-        for finding in contract.check(texts, version.event_name):
-            findings.warnings.append(f"In “{step.key}”: {finding.message}")
-    _check_answers(step, _answers_used(step), drawing, findings)
-    if step.action == CALL_WEBHOOK and event_type is not None:
-        _check_hidden(step, event_type, findings)
-    word = "filter" if step.action == "filter_customers" else "step"
-    _warn_of_unseen(
-        {
-            code
-            for code in action.event_codes(step.config)
-            if not code.startswith(answers.PREFIX)
-        },
-        event_type,
-        f"The {word} “{step.key}”",
-        findings,
-    )
-
-
-def _answers_used(step: Step) -> set[str]:
-    """The steps whose answers this one speaks of."""
-    action = ACTIONS[step.action]
-    codes = action.event_codes(step.config)
-    if isinstance(action, Send):
-        for name in action.texts:
-            codes |= {
-                variable.removeprefix("client.")
-                for variable in render.variables(step.config[name])
-            }
-    return {code.split(".")[1] for code in codes if code.startswith(answers.PREFIX)}
-
-
-def _check_answers(
-    step: Step, used: set[str], drawing: dict[str, Any], findings: Findings
-) -> None:
-    """An answer is there only after the step that asks for it."""
-    to = graph.arrows(drawing["steps"])
-    asking = {one["key"] for one in drawing["steps"] if one["action"] == CALL_WEBHOOK}
-    for key in sorted(used):
-        if key not in asking:
-            wrong = f"the answer of “{key}”, which calls no webhook"
-        elif key == step.key or step.key not in graph.reachable(key, to):
-            wrong = f"the answer of “{key}”, which does not come before it"
-        else:
-            continue
-        findings.errors.append(
-            DrawingInvalid(
-                f"“{step.key}” speaks of {wrong}. Name a step “Call webhook” that "
-                "comes earlier.",
-                field=step.key,
-            )
-        )
-
-
-def _check_hidden(step: Step, event_type: EventType, findings: Findings) -> None:
-    if EventField.objects.filter(type=event_type, code=ANSWERS).exists():
-        findings.warnings.append(
-            f"“{event_type.name}” has a field “{ANSWERS}” itself. After "
-            f"“{step.key}” the answers of webhooks stand there."
-        )
-
-
-def _check_list(step: Step, findings: Findings) -> None:
-    segment = Segment.objects.filter(pk=step.config["segment"]).first()
-    if segment is None or segment.archived_at is not None:
-        state = "archived" if segment else "gone"
-        findings.errors.append(
-            DrawingInvalid(
-                f"The list in “{step.key}” is {state}. Choose another one.",
-                field=step.key,
-            )
-        )
-
-
-def _check_circle(step: Step, version: Version, findings: Findings) -> None:
-    """Refuse an event that would start this campaign again, and again.
-
-    Directly, or through others that answer what this one records. A campaign that
-    customers enter once, or not again within some days, breaks the circle.
-    """
-    if (
-        version.trigger_kind != Version.Trigger.EVENT
-        or version.entry_rule != Version.Entry.EVERY_EVENT
-    ):
-        return
-    answering: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    others = Step.objects.filter(
-        action="record_event",
-        version__status=Version.Status.PUBLISHED,
-        version__trigger_kind=Version.Trigger.EVENT,
-        version__entry_rule=Version.Entry.EVERY_EVENT,
-    ).exclude(version__campaign=version.campaign_id)
-    for started_by, config, name in others.values_list(
-        "version__event_name", "config", "version__campaign__name"
-    ):
-        answering[started_by].append((config["event"], name))
-    seen: set[str] = set()
-    ahead: list[tuple[str, list[str]]] = [(step.config["event"], [])]
-    while ahead:
-        event, through = ahead.pop()
-        if event == version.event_name:
-            by = f", by way of {', '.join(f'“{one}”' for one in through)}" * bool(
-                through
-            )
-            findings.errors.append(
-                DrawingInvalid(
-                    f"“{step.key}” records an event that starts this campaign "
-                    f"again{by}: it would never end. Record another event, or let "
-                    "customers enter once.",
-                    field=step.key,
-                )
-            )
-            return
-        if event not in seen:
-            seen.add(event)
-            ahead += [(to, [*through, name]) for to, name in answering[event]]
-
-
-def _check_waited_for(step: Step, findings: Findings) -> None:
-    name = step.config["event"]
-    event_type = EventType.objects.filter(name=name).first()
-    if event_type is None:
-        findings.warnings.append(
-            f"“{step.key}” waits for “{name}”, which has not been seen yet. It is "
-            "declared now; check that the name is spelt as it will be sent."
-        )
-    elif event_type.kind != Kind.CUSTOMER:
-        findings.errors.append(
-            DrawingInvalid(
-                f"“{step.key}” waits for “{name}”, which is a system event and of no "
-                "customer. Choose another event.",
-                field=step.key,
-            )
-        )
-    else:
-        where = rules.parse_where(step.config["where"], event_values=True)
-        codes = {line.field for line in where}
-        _warn_of_unseen(codes, event_type, f"The step “{step.key}”", findings)
-
-
-def _check_control(step: Step, drawing: dict[str, Any], findings: Findings) -> None:
-    """Whoever is held back is not written to, whatever way they take."""
-    held_back = step.next.get(CONTROL)
-    if held_back is None:
-        return
-    after = graph.reachable(held_back, graph.arrows(drawing["steps"]))
-    for other in drawing["steps"]:
-        if other["key"] in after and isinstance(ACTIONS[other["action"]], Send):
-            findings.errors.append(
-                DrawingInvalid(
-                    f"“{step.key}” holds customers back, and the way of those leads "
-                    f"to “{other['key']}”, which writes to them. Lead it elsewhere.",
-                    field=step.key,
-                )
-            )
-
-
-def _warn_of_unseen(
-    codes: set[str], event_type: EventType | None, where: str, findings: Findings
-) -> None:
-    if event_type is None or not codes:
-        return
-    seen = set(
-        EventField.objects.filter(type=event_type, code__in=codes).values_list(
-            "code", flat=True
-        )
-    )
-    for code in sorted(codes - seen):
-        findings.warnings.append(
-            f"{where} asks for “{code}”, which no “{event_type.name}” has had yet."
-        )
+    findings.note(unseen({line.field for line in where}, event_type, who="The trigger"))

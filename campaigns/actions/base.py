@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar
 
 from django import forms
 
+from campaigns.actions.checks import Draft, error, unseen
+from campaigns.graph import Problem
 from campaigns.models import Run, Step
 from smartcomm.core.errors import Invalid
 
 Config = dict[str, Any]
 #: Where answers of systems outside stand in the context of a run: answers.STEP.field.
 ANSWERS = "answers"
+#: The action whose steps have answers.
+ASKING = "call_webhook"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,8 @@ class Action(ABC):
     symbol: ClassVar[str]
     #: One line for the marketer who chooses an action.
     hint: ClassVar[str]
+    #: What sentences about publishing call such a step.
+    noun: ClassVar[str] = "step"
     #: Way out → label.
     way_labels: ClassVar[Mapping[str, str]]
     #: Over the config: `initial` is a config, `cleaned_data` becomes one.
@@ -95,6 +101,43 @@ class Action(ABC):
     def event_codes(self, config: Config) -> set[str]:
         """The fields of the event that started the run, by path, that it needs."""
         return set()
+
+    def answers_asked(self, config: Config) -> set[str]:
+        """The steps whose answers it speaks of."""
+        return asked_of(self.event_codes(config))
+
+    def check(self, step: Step, draft: Draft) -> Iterator[Problem]:
+        """What is wrong with this step where it stands, before it is published.
+
+        An action that has more to ask says so first, and then asks this.
+        """
+        yield from self._check_answers(step, draft)
+        yield from unseen(
+            {
+                code
+                for code in self.event_codes(step.config)
+                if not code.startswith(f"{ANSWERS}.")
+            },
+            draft.event_type,
+            who=f"The {self.noun} “{step.key}”",
+            step=step.key,
+        )
+
+    def _check_answers(self, step: Step, draft: Draft) -> Iterator[Problem]:
+        """An answer is there only after the step that asks for it."""
+        asking = draft.keys(ASKING)
+        for key in sorted(self.answers_asked(step.config)):
+            if key not in asking:
+                wrong = f"the answer of “{key}”, which calls no webhook"
+            elif key == step.key or step.key not in draft.after(key):
+                wrong = f"the answer of “{key}”, which does not come before it"
+            else:
+                continue
+            yield error(
+                step,
+                f"“{step.key}” speaks of {wrong}. Name a step “Call webhook” that "
+                "comes earlier.",
+            )
 
     def segments(self, config: Config) -> set[int]:
         """The segments that must not be deleted under it."""
@@ -125,6 +168,11 @@ class Action(ABC):
         Whoever changes anything else says here what would come of it.
         """
         return self.execute(step, runs, now=now)
+
+
+def asked_of(codes: set[str]) -> set[str]:
+    """The steps whose answers these paths lead into."""
+    return {code.split(".")[1] for code in codes if code.startswith(f"{ANSWERS}.")}
 
 
 def only(config: object, known: set[str]) -> Config:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ from campaigns.actions.base import (
     Started,
     only,
 )
+from campaigns.actions.checks import Draft, error
 from campaigns.actions.values import (
     DONE,
     FAILED,
@@ -25,6 +26,7 @@ from campaigns.actions.values import (
     read_value,
     value_for,
 )
+from campaigns.graph import Problem
 from campaigns.models import Step
 from customers.attributes import check_value, known_types
 from customers.models import Attribute
@@ -218,6 +220,15 @@ class _ChangeList(Action):
 
     def segments(self, config: Config) -> set[int]:
         return {config["segment"]}
+
+    def check(self, step: Step, draft: Draft) -> Iterator[Problem]:
+        segment = Segment.objects.filter(pk=step.config["segment"]).first()
+        if segment is None or segment.archived_at is not None:
+            state = "archived" if segment else "gone"
+            yield error(
+                step, f"The list in “{step.key}” is {state}. Choose another one."
+            )
+        yield from super().check(step, draft)
 
     def _named(self, config: Config) -> str:
         found = Segment.objects.filter(pk=config["segment"]).first()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -19,7 +19,9 @@ from campaigns.actions.base import (
     Started,
     only,
 )
+from campaigns.actions.checks import Draft, error
 from campaigns.actions.values import lacking
+from campaigns.graph import Problem
 from campaigns.models import Step
 from segments import rules
 from segments.builder import RuleField
@@ -28,8 +30,9 @@ from segments.describe import describe
 from segments.dictionary import Dictionary
 from segments.rules import RuleError
 from segments.sql import Sql, join, sql
-from segments.usage import segments_in
+from segments.usage import refuse_archived, segments_in
 from smartcomm.core.db import batches, fetch_all
+from smartcomm.core.errors import UserError
 
 POSITIVE, NEGATIVE = "positive", "negative"
 
@@ -43,6 +46,7 @@ class FilterForm(forms.Form):
 
 class FilterCustomers(Action):
     name = "filter_customers"
+    noun = "filter"
     label = "Filter customers"
     symbol = "filter_alt"
     hint = "Part those who meet a rule from those who do not."
@@ -63,6 +67,15 @@ class FilterCustomers(Action):
 
     def segments(self, config: Config) -> set[int]:
         return segments_in(config["rule"])
+
+    def check(self, step: Step, draft: Draft) -> Iterator[Problem]:
+        try:
+            rule = read_rule(step.config)
+            Dictionary.of(rule)
+            refuse_archived(rule)
+        except UserError as wrong:
+            yield error(step, f"In “{step.key}”: {wrong.message}")
+        yield from super().check(step, draft)
 
     def execute(
         self, step: Step, runs: Sequence[Started], *, now: datetime
@@ -95,6 +108,22 @@ class RefreshFilter(Action):
 
     def describe(self, config: Config) -> str:
         return f"Ask “{config.get('filter')}” again"
+
+    def check(self, step: Step, draft: Draft) -> Iterator[Problem]:
+        asked = step.config["filter"]
+        if asked not in draft.keys(FilterCustomers.name):
+            yield error(
+                step,
+                f"“{step.key}” asks the filter “{asked}” again, and there is none. "
+                "Choose a filter of this campaign.",
+            )
+        elif step.key not in draft.after(asked):
+            yield error(
+                step,
+                f"“{step.key}” asks “{asked}” again, which does not come before it. "
+                "Choose an earlier filter.",
+            )
+        yield from super().check(step, draft)
 
     def execute(
         self, step: Step, runs: Sequence[Started], *, now: datetime

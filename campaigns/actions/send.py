@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -15,11 +15,14 @@ from campaigns.actions.base import (
     Outcome,
     Started,
     WaitForMessage,
+    asked_of,
     only,
 )
+from campaigns.actions.checks import Draft, warning
+from campaigns.graph import Problem
 from campaigns.models import Step
 from customers.models import Channel, MailingCategory
-from messaging import queue, render
+from messaging import contract, queue, render
 from messaging.models import Missing
 from smartcomm.core.errors import Several
 
@@ -107,6 +110,21 @@ class Send(Action):
             )
         return str(code)
 
+    def answers_asked(self, config: Config) -> set[str]:
+        return asked_of(
+            {
+                variable.removeprefix("client.")
+                for name in self.texts
+                for variable in render.variables(config[name])
+            }
+        )
+
+    def check(self, step: Step, draft: Draft) -> Iterator[Problem]:
+        texts = [step.config[name] for name in self.texts]
+        for finding in contract.check(texts, draft.version.event_name):
+            yield warning(step, f"In “{step.key}”: {finding.message}")
+        yield from super().check(step, draft)
+
     def execute(
         self, step: Step, runs: Sequence[Started], *, now: datetime
     ) -> Mapping[int, Outcome]:
@@ -169,3 +187,7 @@ class SendPush(Send):
 
     def describe(self, config: Config) -> str:
         return str(config.get("title", ""))
+
+
+#: The actions that write to customers.
+SENDING = frozenset(one.name for one in (SendEmail, SendSms, SendPush))

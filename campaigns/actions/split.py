@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import accumulate
 from typing import Any, ClassVar
@@ -26,6 +26,9 @@ from campaigns.actions.base import (
     Started,
     only,
 )
+from campaigns.actions.checks import Draft, error
+from campaigns.actions.send import SENDING
+from campaigns.graph import Problem
 from campaigns.models import Run, Step
 
 LEAST_SHARES, MOST_SHARES = 2, 6
@@ -177,6 +180,19 @@ class ControlGroup(Action):
 
     def describe(self, config: Config) -> str:
         return f"{config['percent']} % are held back"
+
+    def check(self, step: Step, draft: Draft) -> Iterator[Problem]:
+        """Whoever is held back is not written to, whatever way they take."""
+        held_back = step.next.get(CONTROL)
+        after = draft.after(held_back) if held_back else set()
+        for other in draft.drawing["steps"]:
+            if other["key"] in after and other["action"] in SENDING:
+                yield error(
+                    step,
+                    f"“{step.key}” holds customers back, and the way of those leads "
+                    f"to “{other['key']}”, which writes to them. Lead it elsewhere.",
+                )
+        yield from super().check(step, draft)
 
     def execute(
         self, step: Step, runs: Sequence[Started], *, now: datetime

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,6 +11,8 @@ from django import forms
 from django.conf import settings
 
 from campaigns.actions.base import (
+    ANSWERS,
+    ASKING,
     Action,
     Config,
     ConfigInvalid,
@@ -20,6 +22,7 @@ from campaigns.actions.base import (
     WaitForAnswer,
     only,
 )
+from campaigns.actions.checks import Draft, warning
 from campaigns.actions.fields import (
     FieldsWidget,
     clean_fields,
@@ -29,13 +32,15 @@ from campaigns.actions.fields import (
     rehearse_fields,
 )
 from campaigns.actions.values import DONE, FAILED
+from campaigns.graph import Problem
 from campaigns.models import Step, WebhookCall
 from campaigns.webhooks import body
 from campaigns.webhooks.queue import queue_calls
 from customers.models import Customer
+from events.models import EventField
 from smartcomm.core.outbound import MAX_URL, AddressRefused, read_target, take_apart
 
-NAME = "call_webhook"
+NAME = ASKING
 GIVE_UP_HOURS, MAX_HOURS = 24, 7 * 24
 
 
@@ -119,6 +124,16 @@ class CallWebhook(Action):
     def describe(self, config: Config) -> str:
         # What follows the host may be secret.
         return take_apart(config["url"]).host
+
+    def check(self, step: Step, draft: Draft) -> Iterator[Problem]:
+        by = draft.event_type
+        if by and EventField.objects.filter(type=by, code=ANSWERS).exists():
+            yield warning(
+                step,
+                f"“{by.name}” has a field “{ANSWERS}” itself. After “{step.key}” the "
+                "answers of webhooks stand there.",
+            )
+        yield from super().check(step, draft)
 
     def execute(
         self, step: Step, runs: Sequence[Started], *, now: datetime

@@ -7,12 +7,10 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from campaigns.actions.base import ANSWERS
 from campaigns.models import WebhookCall
 from smartcomm.core import strict_json
 from smartcomm.core.errors import UserError
 
-PREFIX = f"{ANSWERS}."
 MAX_DEPTH = 30
 
 

@@ -1,0 +1,66 @@
+"""What publishing asks of a step, and what several actions ask in the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from campaigns import graph
+from campaigns.graph import Problem
+from campaigns.models import Step, Version
+from events.models import EventField, EventType
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A version that is to be published: its rows, and its drawing as JSON.
+
+    `event_type` is that of the event which starts it; None where it was never seen.
+    """
+
+    version: Version
+    event_type: EventType | None
+    drawing: dict[str, Any]
+
+    @cached_property
+    def arrows(self) -> dict[str, list[str]]:
+        return graph.arrows(self.drawing["steps"])
+
+    def after(self, key: str) -> set[str]:
+        """The step with this key, and all that can be come to from it."""
+        return graph.reachable(key, self.arrows)
+
+    def keys(self, action: str) -> set[str]:
+        """The keys of all steps with this action."""
+        return {
+            step["key"] for step in self.drawing["steps"] if step["action"] == action
+        }
+
+
+def error(step: Step, message: str) -> Problem:
+    return Problem("error", step.key, message)
+
+
+def warning(step: Step, message: str) -> Problem:
+    return Problem("warning", step.key, message)
+
+
+def unseen(
+    codes: set[str], event_type: EventType | None, *, who: str, step: str = ""
+) -> Iterator[Problem]:
+    """Fields that no event of the type has had. `who` asks for them."""
+    if event_type is None or not codes:
+        return
+    seen = set(
+        EventField.objects.filter(type=event_type, code__in=codes).values_list(
+            "code", flat=True
+        )
+    )
+    for code in sorted(codes - seen):
+        yield Problem(
+            "warning",
+            step,
+            f"{who} asks for “{code}”, which no “{event_type.name}” has had yet.",
+        )
