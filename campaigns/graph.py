@@ -8,7 +8,7 @@ checked here is whether the boxes and arrows make sense together.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,11 +31,14 @@ class Problem:
     message: str
 
 
-def problems(definition: dict[str, Any], *, ways: Ways) -> list[Problem]:
+def problems(
+    definition: dict[str, Any], *, ways: Ways, idle: Collection[str] = ()
+) -> list[Problem]:
     """Everything that is wrong with this drawing, all at once, errors first.
 
     A branch may join another one. A way that leads nowhere on purpose (null)
-    ends the run and is no problem.
+    ends the run and is no problem. `idle`: the actions that only wait or part, and
+    so bring nothing about by themselves.
     """
     steps: list[dict[str, Any]] = definition.get("steps") or []
     found = [
@@ -44,6 +47,8 @@ def problems(definition: dict[str, Any], *, ways: Ways) -> list[Problem]:
         *_about_ways(steps, ways),
         *_about_cycles(steps),
         *_about_reach(definition, steps),
+        *_about_open_ways(steps, ways),
+        *_about_effect(definition, steps, ways, idle),
     ]
     return sorted(found, key=lambda problem: problem.level != "error")
 
@@ -189,4 +194,52 @@ def _about_reach(
                 "warning",
                 key,
                 f"Nobody ever comes to step “{key}”: no way leads to it.",
+            )
+
+
+def _about_open_ways(steps: list[dict[str, Any]], ways: Ways) -> Iterator[Problem]:
+    for step in steps:
+        key, action = step["key"], step["action"]
+        has = ways[action](step.get("config") or {}) if action in ways else ()
+        for way in has:
+            if way not in (step.get("next") or {}):
+                yield Problem(
+                    "warning",
+                    key,
+                    f"The way “{way}” of step “{key}” leads nowhere: whoever takes it"
+                    " ends there. Connect it, or let it end on purpose (null).",
+                )
+
+
+def _about_effect(
+    definition: dict[str, Any],
+    steps: list[dict[str, Any]],
+    ways: Ways,
+    idle: Collection[str],
+) -> Iterator[Problem]:
+    """Where only waits and partings are left, told where such a branch begins.
+
+    A step without ways out ends a run on purpose.
+    """
+    to = arrows(steps)
+    action = {step["key"]: step["action"] for step in steps}
+    ends = {
+        step["key"]
+        for step in steps
+        if step["action"] in ways and not ways[step["action"]](step["config"])
+    }
+    reached = reachable(definition.get("start") or "", to)
+
+    def is_idle(key: str) -> bool:
+        return all(action[after] in idle for after in reachable(key, to))
+
+    vain = {key for key in reached if is_idle(key)}
+    inside = {after for key in vain for after in to[key]}
+    for key in to:
+        if key in vain - inside - ends:
+            yield Problem(
+                "warning",
+                key,
+                f"From step “{key}” on nothing ever happens: nobody is written to, and"
+                " nothing is changed or recorded. Add a step, or remove these.",
             )

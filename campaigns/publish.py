@@ -63,10 +63,10 @@ def check(version: Version) -> Findings:
         findings.errors.append(
             DrawingInvalid("Choose the event that starts it.", field="trigger.event")
         )
-    findings.note(graph.problems(drawing, ways=_WAYS))
+    findings.note(graph.problems(drawing, ways=_WAYS, idle=_IDLE))
     event_type = EventType.objects.filter(name=version.event_name).first()
     _check_event(version, event_type, findings)
-    draft = Draft(version, event_type, drawing)
+    draft = Draft(version, event_type, drawing, timezone.now())
     for step in version.steps.all():
         findings.note(ACTIONS[step.action].check(step, draft))
     return findings
@@ -161,6 +161,7 @@ _KINDS = {
     Version.Trigger.SYSTEM_EVENT.value: Kind.SYSTEM,
 }
 _WAYS = {name: action.ways for name, action in ACTIONS.items()}
+_IDLE = {name for name, action in ACTIONS.items() if action.is_idle}
 
 
 def _change(campaign: Campaign, old: str, new: str) -> None:

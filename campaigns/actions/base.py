@@ -87,6 +87,8 @@ class Action(ABC):
     symbol: ClassVar[str]
     #: One line for the marketer who chooses an action.
     hint: ClassVar[str]
+    #: It only waits or parts, and brings nothing about by itself.
+    is_idle: ClassVar[bool] = False
     #: What sentences about publishing call such a step.
     noun: ClassVar[str] = "step"
     #: Way out → label.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +24,7 @@ class Draft:
     version: Version
     event_type: EventType | None
     drawing: dict[str, Any]
+    now: datetime
 
     @cached_property
     def arrows(self) -> dict[str, list[str]]:
@@ -50,17 +52,32 @@ def warning(step: Step, message: str) -> Problem:
 def unseen(
     codes: set[str], event_type: EventType | None, *, who: str, step: str = ""
 ) -> Iterator[Problem]:
-    """Fields that no event of the type has had. `who` asks for them."""
+    """Fields that no event of the type has had, or can have. `who` asks for them."""
     if event_type is None or not codes:
         return
     seen = set(
-        EventField.objects.filter(type=event_type, code__in=codes).values_list(
-            "code", flat=True
-        )
+        EventField.objects.filter(
+            type=event_type, code__in=codes | {outermost(code) for code in codes}
+        ).values_list("code", flat=True)
     )
+    is_enforced = event_type.mode == EventType.Mode.ENFORCED
     for code in sorted(codes - seen):
-        yield Problem(
-            "warning",
-            step,
-            f"{who} asks for “{code}”, which no “{event_type.name}” has had yet.",
-        )
+        if is_enforced and outermost(code) not in seen:
+            yield Problem(
+                "error",
+                step,
+                f"{who} asks for “{code}”, which no “{event_type.name}” can carry: the "
+                "event is enforced, and declares no such field. Declare it, or choose "
+                "another field.",
+            )
+        else:
+            yield Problem(
+                "warning",
+                step,
+                f"{who} asks for “{code}”, which no “{event_type.name}” has had yet.",
+            )
+
+
+def outermost(code: str) -> str:
+    """The field of a path: address, of address.city."""
+    return code.partition(".")[0]

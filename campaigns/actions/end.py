@@ -37,6 +37,7 @@ class End(Action):
 
     name = "end"
     label = "End"
+    is_idle = True
     symbol = "stop_circle"
     hint = "Stop here, and say why."
     #: No way leads on.

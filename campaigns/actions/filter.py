@@ -47,6 +47,7 @@ class FilterForm(forms.Form):
 class FilterCustomers(Action):
     name = "filter_customers"
     noun = "filter"
+    is_idle = True
     label = "Filter customers"
     symbol = "filter_alt"
     hint = "Part those who meet a rule from those who do not."
@@ -93,6 +94,7 @@ class RefreshForm(forms.Form):
 class RefreshFilter(Action):
     name = "refresh_filter"
     label = "Refresh filter"
+    is_idle = True
     symbol = "sync"
     hint = "Ask an earlier filter again, with the same event."
     way_labels = {POSITIVE: "Yes", NEGATIVE: "No"}

@@ -32,7 +32,7 @@ from campaigns.actions.base import (
 )
 from campaigns.actions.checks import Draft, error, unseen, warning
 from campaigns.actions.values import lacking, read_event_name
-from campaigns.actions.wait import UNITS, read_span, say_span, span_initial
+from campaigns.actions.wait import UNITS, long_wait, read_span, say_span, span_initial
 from campaigns.graph import Problem
 from campaigns.models import Passage, Step
 from events.models import EventType, Kind
@@ -152,6 +152,8 @@ class WaitForEvent(Action):
                 who=f"The step “{step.key}”",
                 step=step.key,
             )
+        span = timedelta(**{step.config["unit"]: step.config["for"]})
+        yield from long_wait(step, span, f"for {self.describe(step.config)}")
         yield from super().check(step, draft)
 
     def execute(

@@ -51,6 +51,7 @@ class LimitParticipants(Action):
 
     name = "limit_participants"
     label = "Limit participants"
+    is_idle = True
     symbol = "groups"
     hint = "Let only so many customers on."
     way_labels = {WITHIN: "Within the limit", OVER: "Over it"}

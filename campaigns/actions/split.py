@@ -93,6 +93,7 @@ class AbSplit(Action):
 
     name = "ab_split"
     label = "A/B split"
+    is_idle = True
     symbol = "call_split"
     hint = "Send parts of the customers different ways, by chance."
     way_labels: ClassVar[Mapping[str, str]] = {}
@@ -164,6 +165,7 @@ class ControlGroup(Action):
 
     name = "control_group"
     label = "Control group"
+    is_idle = True
     symbol = "science"
     hint = "Hold some customers back, to see what the campaign brings."
     way_labels = {TREATED: "Written to", CONTROL: "Held back"}

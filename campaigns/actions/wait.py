@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -21,15 +21,20 @@ from campaigns.actions.base import (
     WaitUntil,
     only,
 )
+from campaigns.actions.checks import Draft, warning
 from campaigns.actions.values import DONE
+from campaigns.graph import Problem
 from campaigns.models import Step
 from customers.models import Customer
+from events.models import EventField
 from segments.compile import lookup
 from segments.rules import FIELD_PATH, read_instant
 
 UNITS = ("minutes", "hours", "days")
 #: Ten years.
 MAX_SPAN = timedelta(days=3650)
+#: A longer wait may be a slip, and is asked about.
+LONG = timedelta(days=366)
 #: The way of those whose event has no date where one is asked for.
 NO_DATE = "no_date"
 
@@ -105,6 +110,7 @@ class Wait(Action):
 
     name = "wait"
     label = "Wait"
+    is_idle = True
     symbol = "hourglass_top"
     hint = "Go on after some time, on a date, or at a time of day."
     way_labels = {DONE: "Then", NO_DATE: "No date"}
@@ -163,6 +169,30 @@ class Wait(Action):
             return f"until {date_format(moment, 'j F Y')}" if moment else "until a date"
         return f"until {config.get('time_of_day', 'a time of day')}"
 
+    def check(self, step: Step, draft: Draft) -> Iterator[Problem]:
+        if field := _field_of(step.config):
+            found = EventField.objects.filter(type=draft.event_type, code=field).first()
+            if found is not None and found.value_type not in _MAY_BE_DATES:
+                yield warning(
+                    step,
+                    f"“{step.key}” waits for the date in “{field}”, which is no date "
+                    f"but {found.get_value_type_display().lower()}: all take the way "
+                    f"“{self.way_labels[NO_DATE]}”.",
+                )
+        elif "time_of_day" not in step.config:
+            until = wake_at(step.config, draft.now)
+            if until <= draft.now:
+                yield warning(
+                    step,
+                    f"“{step.key}” waits {self.describe(step.config)}, which is over: "
+                    "nobody waits there. Choose a later date.",
+                )
+            else:
+                yield from long_wait(
+                    step, until - draft.now, self.describe(step.config)
+                )
+        yield from super().check(step, draft)
+
     def execute(
         self, step: Step, runs: Sequence[Started], *, now: datetime
     ) -> Mapping[int, Outcome]:
@@ -190,6 +220,19 @@ class Wait(Action):
             )
             outcomes[run.pk] = Go(DONE) if moment <= now else WaitUntil(moment)
         return outcomes
+
+
+_MAY_BE_DATES = (EventField.Type.DATE, EventField.Type.STRING)
+
+
+def long_wait(step: Step, span: timedelta, said: str) -> Iterator[Problem]:
+    """Ask whether a wait that seems to have no end is meant."""
+    if span > LONG:
+        yield warning(
+            step,
+            f"“{step.key}” waits {said}: that is longer than a year. Check that it is "
+            "meant.",
+        )
 
 
 def read_span(config: Config) -> Config:

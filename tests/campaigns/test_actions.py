@@ -21,7 +21,7 @@ from campaigns.engine import advance_runs
 from campaigns.models import Passage, Run, Step, StepCount
 from campaigns.publish import publish
 from customers.models import Attribute
-from events.models import Event, Source
+from events.models import Event, EventField, EventType, Source
 from segments.models import Segment
 from segments.usage import uses_of
 from smartcomm.core.errors import Several, UserError
@@ -573,8 +573,93 @@ def test_a_list_that_is_archived_is_refused_and_one_in_use_stays():
 def test_fields_that_no_event_has_had_are_told():
     make.event(make.customer(), "Order paid", amount=1)
     campaign = make.draft(
-        make.step("note", "record_event", {"event": "X", "context": {"a": "$sum"}})
+        make.step(
+            "note",
+            "record_event",
+            {"event": "X", "context": {"a": "$sum"}},
+            done=None,
+            failed=None,
+        )
     )
     assert publish(campaign).warnings == [
         "The step “note” asks for “sum”, which no “Order paid” has had yet."
     ]
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        make.step(
+            "one",
+            "filter_customers",
+            {"rule": {"attribute": "city", "op": "=", "value": "$town"}},
+        ),
+        make.step("one", "wait", {"until": "$town"}),
+        make.step("one", "record_event", {"event": "X", "context": {"a": "$town"}}),
+    ],
+    ids=lambda step: step["action"],
+)
+def test_a_field_that_no_event_can_carry_is_refused(step):
+    type = make.event_type("Order paid")
+    EventType.objects.update(mode=EventType.Mode.ENFORCED)
+    EventField.objects.create(type=type, code="amount", value_type="number")
+    campaign = make.draft(step)
+
+    with pytest.raises(Several, match="“town”, which no “Order paid” can carry"):
+        publish(campaign)
+
+
+def test_a_nested_field_of_an_enforced_event_may_yet_come():
+    type = make.event_type("Order paid")
+    EventType.objects.update(mode=EventType.Mode.ENFORCED)
+    EventField.objects.create(type=type, code="address", value_type="object")
+    [said] = [
+        one
+        for one in publish(
+            make.draft(
+                make.step("wait", "wait", {"until": "$address.moved_on"}, done="sms"),
+                make.sms(),
+            )
+        ).warnings
+        if "asks for" in one
+    ]
+    assert "“address.moved_on”, which no “Order paid” has had yet" in said
+
+
+@pytest.mark.parametrize(
+    ("action", "config", "said"),
+    [
+        (
+            "wait",
+            {"until": "2020-03-01"},
+            "“pause” waits until 1 March 2020, which is over: nobody waits there. "
+            "Choose a later date.",
+        ),
+        (
+            "wait",
+            {"for": 400, "unit": "days"},
+            "“pause” waits for 400 days: that is longer than a year. Check that it is "
+            "meant.",
+        ),
+        (
+            "wait_for_event",
+            {"event": "Order paid", "where": [], "for": 400, "unit": "days"},
+            "“pause” waits for “Order paid”, 400 days at most: that is longer than a "
+            "year. Check that it is meant.",
+        ),
+        (
+            "wait",
+            {"until": "$amount"},
+            "“pause” waits for the date in “amount”, which is no date but number: all "
+            "take the way “No date”.",
+        ),
+        ("wait", {"for": 3, "unit": "days"}, None),
+        ("wait", {"until": "$day"}, None),
+    ],
+)
+def test_a_wait_that_is_over_or_has_no_end_is_told(action, config, said):
+    make.event(make.customer(), "Order paid", amount=1, day="2026-12-01")
+    ways = ACTIONS[action].ways(config)
+    pause = make.step("pause", action, config, **dict.fromkeys(ways, "sms"))
+
+    assert publish(make.draft(pause, make.sms())).warnings == ([said] if said else [])

@@ -10,16 +10,22 @@ WAYS = {
     "filter": lambda config: ("positive", "negative"),
     "send": lambda config: ("sent",),
     "split": lambda config: tuple(config["shares"]),
+    "wait": lambda config: ("done",),
+    "end": lambda config: (),
 }
+IDLE = {"filter", "split", "wait", "end"}
 
 
 def step(key: str, action: str = "send", **more: Any) -> dict[str, Any]:
+    """A step whose ways end on purpose, but for those that are given."""
     config = more.pop("config", {})
-    return {"key": key, "action": action, "config": config, "next": more}
+    ways = WAYS[action](config) if action in WAYS else ()
+    ends = dict.fromkeys(ways)
+    return {"key": key, "action": action, "config": config, "next": ends | more}
 
 
 def told(start: Any, *steps: dict[str, Any]) -> list[Problem]:
-    return problems({"start": start, "steps": list(steps)}, ways=WAYS)
+    return problems({"start": start, "steps": list(steps)}, ways=WAYS, idle=IDLE)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +107,10 @@ def test_a_sound_drawing_has_no_problem(start, steps):
         ),
         pytest.param(
             "a",
-            [step("a", "split", config={"shares": {"A": 1}}, B=None)],
+            [
+                step("a", "split", config={"shares": {"A": 1}}, A="b", B=None),
+                step("b"),
+            ],
             "error",
             "a",
             "Step “a” has no way out called “B”: it has “A”.",
@@ -157,10 +166,39 @@ def test_a_sound_drawing_has_no_problem(start, steps):
             "Nobody ever comes to step “lost”: no way leads to it.",
             id="an unreachable step",
         ),
+        pytest.param(
+            "a",
+            [{**step("a"), "next": {}}],
+            "warning",
+            "a",
+            "The way “sent” of step “a” leads nowhere: whoever takes it ends there."
+            " Connect it, or let it end on purpose (null).",
+            id="a way that nobody has decided on",
+        ),
+        pytest.param(
+            "f",
+            [
+                step("f", "filter", positive="a", negative="w"),
+                step("a"),
+                step("w", "wait", done="g"),
+                step("g", "filter", positive="x"),
+                step("x", "end"),
+            ],
+            "warning",
+            "w",
+            "From step “w” on nothing ever happens: nobody is written to, and nothing"
+            " is changed or recorded. Add a step, or remove these.",
+            id="a branch on which nothing ever happens",
+        ),
     ],
 )
 def test_a_problem_is_told_in_a_sentence(start, steps, level, at, message):
     assert told(start, *steps) == [Problem(level, at, message)]
+
+
+def test_a_branch_that_ends_on_purpose_is_no_problem():
+    filter_ = step("f", "filter", positive="a", negative="x")
+    assert told("f", filter_, step("a"), step("x", "end")) == []
 
 
 def test_everything_wrong_is_told_at_once_and_errors_come_first():
