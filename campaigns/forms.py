@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -189,17 +190,30 @@ def step_form(
     definition: dict[str, Any],
     *,
     key: str = "",
+    answers: Iterable[str] = (),
     data: Any = None,
     initial: dict[str, Any] | None = None,
 ) -> forms.Form:
-    """The form of one step's action, at home in this drawing."""
+    """The form of one step's action, at home in this drawing.
+
+    `answers`: the paths of answers that values may come from, answers.STEP.field.
+    """
     form = action.form(data, initial=initial or {})
     event_name = (definition.get("trigger") or {}).get("event") or ""
     for field in form.fields.values():
         if isinstance(field, RuleField):
-            field.options = replace(field.options, event_name_from=EVENT_INPUT)
+            # Values are those of the starting event, whatever the lines are about.
+            is_where = isinstance(field, WhereField)
+            where = "values_from" if is_where else "event_name_from"
+            field.options = replace(
+                field.options,
+                more_values=tuple(answers),
+                **{where: EVENT_INPUT},  # type: ignore[arg-type]
+            )
             field.widget.options = field.options
-            field.event_name = event_name
+            field.widget.values_of = event_name
+            if not is_where:
+                field.event_name = event_name
     if action.name == "refresh_filter":
         form.fields["filter"] = forms.ChoiceField(
             label="Filter to ask again",

@@ -74,6 +74,11 @@ def reachable(start: str, to: Mapping[str, list[str]]) -> set[str]:
     return seen
 
 
+def before(key: str, to: Mapping[str, list[str]]) -> set[str]:
+    """The steps from which one can come to `key`."""
+    return {one for one in to if one != key and key in reachable(one, to)}
+
+
 def cycles(to: Mapping[str, list[str]]) -> Iterator[list[str]]:
     """Every way back found on one walk through the drawing, as the path it closes.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -13,6 +14,7 @@ from django.template.loader import render_to_string
 
 from campaigns import editing, panels
 from campaigns.actions import ACTIONS
+from campaigns.actions.base import ANSWERS, ASKING
 from campaigns.desk import Definition, Desk
 from campaigns.forms import (
     EVENT_INPUT,
@@ -24,11 +26,14 @@ from campaigns.forms import (
     step_form,
     trigger_initial,
 )
+from campaigns.graph import arrows, before
 from campaigns.picture import ways_out
+from campaigns.webhooks.answers import fields_seen
 from customers.models import Attribute
-from events.models import EventField, EventType
+from events.models import EventField, EventType, Kind
 from messaging.models import Template
 from messaging.render import FIELDS, VARIABLES
+from segments.rules import FIELD_PATH
 from smartcomm.core.errors import Conflict, UserError
 
 
@@ -51,6 +56,12 @@ class Panel:
     def step(self) -> str:
         """The step it is about, marked in the picture."""
         return self.params.get("step", "")
+
+    @cached_property
+    def answers(self) -> dict[str, list[str]]:
+        """The steps before this one that ask systems outside, and what of their
+        answers has been seen."""
+        return {}
 
     @property
     def url(self) -> str:
@@ -128,12 +139,18 @@ class StepPanel(Panel):
         return editing.find(self.desk.definition, self.step)
 
     @cached_property
+    def answers(self) -> dict[str, list[str]]:
+        to = arrows(self.desk.definition["steps"])
+        return _answers(self.desk, before(self.step, to))
+
+    @cached_property
     def form(self) -> forms.Form:
         initial = {**self.drawn["config"], **_texts(self.params.get("template"))}
         return step_form(
             ACTIONS[self.drawn["action"]],
             self.desk.definition,
             key=self.step,
+            answers=_answer_paths(self.answers),
             data=self.data,
             initial=initial,
         )
@@ -196,12 +213,18 @@ class AddPanel(Panel):
         return f"campaigns/panels/{kind}.html"
 
     @cached_property
+    def answers(self) -> dict[str, list[str]]:
+        to = arrows(self.desk.definition["steps"])
+        return _answers(self.desk, {self.after, *before(self.after, to)})
+
+    @cached_property
     def form(self) -> forms.Form:
         if self.action not in ACTIONS:
             raise Http404
         return step_form(
             ACTIONS[self.action],
             self.desk.definition,
+            answers=_answer_paths(self.answers),
             data=self.data,
             initial=_texts(self.params.get("template")),
         )
@@ -438,34 +461,84 @@ def step_context(panel: Panel, action: str, form: forms.Form) -> dict[str, Any]:
         context |= {
             "channel": str(channel),
             "templates": Template.objects.filter(channel=channel).only("name"),
-            "variables": variables(event),
+            "variables": variables(event, panel.answers),
             "chosen_template": panel.params.get("template", ""),
         }
+    elif kind.takes_values:
+        context["variables"] = values(event, panel.answers)
+    if "event" in form.fields:
+        context["events"] = EventType.objects.filter(kind=Kind.CUSTOMER)
     return context
 
 
-def variables(event: str) -> list[dict[str, Any]]:
+def variables(event: str, answers: Mapping[str, list[str]]) -> list[dict[str, Any]]:
     """Groups of variables that a text may use, to be put in by a click."""
-    fields = EventField.objects.filter(type__name=event)
-    of_event = [
-        (_variable(f"eventContext.{one.code}"), str(one))
-        for one in fields
-        if one.value_type not in (EventField.Type.OBJECT, EventField.Type.LIST)
-    ]
     return [
-        {
-            "label": f"from “{event}”" if event else "from the event",
-            "items": of_event,
-            "empty": "No such event has been seen with a context yet.",
-        },
+        _of_event(event, lambda code: _variable(f"eventContext.{code}")),
+        *_of_answers(answers, _variable),
         {
             "label": "about the customer",
+            "is_text": True,
             "items": [(_variable(one.name), one.label) for one in VARIABLES]
             + [
                 (_variable(f"attributes.{one.code}"), str(one))
                 for one in Attribute.objects.all()
             ],
         },
+    ]
+
+
+def values(event: str, answers: Mapping[str, list[str]]) -> list[dict[str, Any]]:
+    """Groups of `$field_code` that a value may be, to be put in by a click."""
+    return [
+        _of_event(event, lambda code: f"${code}"),
+        *_of_answers(answers, lambda code: f"${code}"),
+    ]
+
+
+def _of_event(event: str, write: Callable[[str], str]) -> dict[str, Any]:
+    fields = EventField.objects.filter(type__name=event)
+    return {
+        "label": f"from “{event}”" if event else "from the event",
+        "items": [
+            (write(one.code), str(one))
+            for one in fields
+            if one.value_type not in (EventField.Type.OBJECT, EventField.Type.LIST)
+        ],
+        "empty": "No such event has been seen with a context yet.",
+    }
+
+
+def _of_answers(
+    answers: Mapping[str, list[str]], write: Callable[[str], str]
+) -> list[dict[str, Any]]:
+    groups = []
+    for step, paths in answers.items():
+        example = write(f"{ANSWERS}.{step}.field")
+        groups.append(
+            {
+                "label": f"from the answer of “{step}”",
+                "items": [(write(f"{ANSWERS}.{step}.{path}"), path) for path in paths],
+                "empty": f"It has not answered yet. Write {example} for a field of it.",
+            }
+        )
+    return groups
+
+
+def _answers(desk: Desk, steps: Collection[str]) -> dict[str, list[str]]:
+    asking = [
+        step["key"]
+        for step in desk.definition["steps"]
+        if step["key"] in steps
+        and step["action"] == ASKING
+        and FIELD_PATH.match(step["key"])
+    ]
+    return fields_seen(desk.campaign.pk, asking)
+
+
+def _answer_paths(answers: Mapping[str, list[str]]) -> list[str]:
+    return [
+        f"{ANSWERS}.{step}.{path}" for step, paths in answers.items() for path in paths
     ]
 
 

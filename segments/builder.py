@@ -83,8 +83,13 @@ class Options:
     #: Only lines on an event's context, instead of a whole rule.
     is_where: bool = False
     allow_event_values: bool = False
-    #: The name of the input with the event whose values may be used.
+    #: The name of the input with the event that lines on a context are about; of a
+    #: rule, with the event whose values may be used.
     event_name_from: str = ""
+    #: For lines on the context of one event with values of another: its input.
+    values_from: str = ""
+    #: Paths that values may come from besides the event's fields.
+    more_values: tuple[str, ...] = ()
     live: bool = True
 
     @classmethod
@@ -94,6 +99,8 @@ class Options:
             is_where="where" in words,
             allow_event_values="values" in words,
             event_name_from=data.get(f"{prefix}.opt.event", ""),
+            values_from=data.get(f"{prefix}.opt.values", ""),
+            more_values=tuple(data.get(f"{prefix}.opt.more", "").split()),
             live="live" in words,
         )
 
@@ -103,6 +110,12 @@ class Options:
         if found is None:
             found = data.get(f"{prefix}.opt.name", "")
         return str(found)
+
+    def values_of(self, data: Mapping[str, Any], prefix: str) -> str:
+        """The event whose values may be used."""
+        if self.values_from:
+            return str(data.get(self.values_from) or "")
+        return self.event_name(data, prefix)
 
     def words(self) -> str:
         chosen = {
@@ -171,6 +184,7 @@ def render(
     options: Options,
     *,
     event_name: str = "",
+    values_of: str = "",
     problems: tuple[Problem, ...] = (),
     focus: str | None = None,
     on_handle: bool = False,
@@ -182,6 +196,8 @@ def render(
         prefix=prefix,
         allow_event_values=options.allow_event_values,
         event_name=event_name,
+        values_of=values_of,
+        more_values=options.more_values,
         problems=problems,
         is_where=options.is_where,
         focus=focus,
@@ -222,6 +238,7 @@ def answer(data: Mapping[str, Any]) -> SafeString:
         prefix,
         options,
         event_name=event_name,
+        values_of=options.values_of(data, prefix),
         focus=focus,
         on_handle=deed != "add",
         status=STATUS.get(deed, ""),
@@ -259,6 +276,7 @@ class BuilderWidget(forms.Widget):
 
     options = Options()
     event_name = ""
+    values_of = ""
 
     class Media:
         css = {"all": ["segments/builder.css", "segments/preview.css"]}
@@ -277,13 +295,19 @@ class BuilderWidget(forms.Widget):
             # Read from a form that was sent: it is shown with what is wrong in it.
             problems = check(draft, name, self.options).problems
         return render(
-            draft, name, self.options, event_name=self.event_name, problems=problems
+            draft,
+            name,
+            self.options,
+            event_name=self.event_name,
+            values_of=self.values_of,
+            problems=problems,
         )
 
     def value_from_datadict(
         self, data: Mapping[str, Any], files: Any, name: str
     ) -> Draft | None:
         self.event_name = self.options.event_name(data, name)
+        self.values_of = self.options.values_of(data, name)
         return drafts.read(data, name)
 
     def value_omitted_from_data(

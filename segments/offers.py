@@ -84,7 +84,9 @@ def asked(params: Mapping[str, str]) -> list[Offer]:
         case "event":
             return event_names(text)
         case "field":
-            return fields(params.get("event", ""), text)
+            offered = fields(params.get("event", ""), text)
+            more = params.get("more", "").split()
+            return offered + [Offer(one) for one in more if text.lower() in one.lower()]
         case "value":
             return field_values(params.get("event", ""), params.get("field", ""), text)
         case "attribute_value":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
@@ -179,6 +179,10 @@ class Presenter:
     prefix: str
     allow_event_values: bool = False
     event_name: str = ""
+    #: The event whose values may be used, where it is another one.
+    values_of: str = ""
+    #: Paths that values may come from besides that event's fields.
+    more_values: Sequence[str] = ()
     problems: Iterable[Problem] = ()
     is_where: bool = False
     #: Path of the part that was just changed: its first input gets the focus.
@@ -740,7 +744,7 @@ class Presenter:
             case "date" | "time":
                 control.input = _date_input(text, meaning)
             case "event":
-                control.offers = {"of": "field", "event": self.event_name}
+                control.offers = self._event_values
                 control.placeholder = "Search a field of the event"
             case "empty":
                 control.input = "empty"
@@ -764,7 +768,7 @@ class Presenter:
         control.meanings = self._choose_meaning(meanings, meaning)
         if meaning == EVENT:
             control.input = "text"
-            control.offers = {"of": "field", "event": self.event_name}
+            control.offers = self._event_values
             control.placeholder = "Search a field of the event"
             # Kept out of sight, in case one changes one's mind.
             control.kept = draft.values.get("list", [])
@@ -783,6 +787,13 @@ class Presenter:
             control.lines, items = "\n".join(line for line in lines if line), []
         control.chips = [_chip(item, meaning) for item in items]
         return control
+
+    @property
+    def _event_values(self) -> dict[str, str]:
+        asked = {"of": "field", "event": self.values_of or self.event_name}
+        return (
+            {**asked, "more": " ".join(self.more_values)} if self.more_values else asked
+        )
 
     def _choose_meaning(self, meanings: list[str], meaning: str) -> list[Choice]:
         offered = [*meanings]

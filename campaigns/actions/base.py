@@ -89,6 +89,8 @@ class Action(ABC):
     hint: ClassVar[str]
     #: It only waits or parts, and brings nothing about by itself.
     is_idle: ClassVar[bool] = False
+    #: What is typed into its form may be `$field_code` of the event.
+    takes_values: ClassVar[bool] = False
     #: What sentences about publishing call such a step.
     noun: ClassVar[str] = "step"
     #: Way out → label.

@@ -75,6 +75,7 @@ class SetAttribute(Action):
 
     name = "set_attribute"
     label = "Set attribute"
+    takes_values = True
     symbol = "edit_attributes"
     hint = "Write something down about the customer."
     way_labels = {DONE: "Then", FAILED: "Not set"}

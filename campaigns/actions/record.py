@@ -60,6 +60,7 @@ class RecordEvent(Action):
 
     name = "record_event"
     label = "Record an event"
+    takes_values = True
     symbol = "add_notes"
     hint = "Note that something happened; others can answer it."
     way_labels = {DONE: "Then", FAILED: "Not recorded"}

@@ -87,6 +87,7 @@ class CallWebhook(Action):
 
     name = NAME
     label = "Call webhook"
+    takes_values = True
     symbol = "webhook"
     hint = "Tell another system, and go on with what it answers."
     way_labels = {DONE: "Done", FAILED: "Failed"}

@@ -147,7 +147,7 @@
 
   function insert(text) {
     const field = lastWritten?.isConnected ? lastWritten
-      : document.querySelector("#cp-panel textarea, #cp-panel [data-field=subject] input");
+      : document.querySelector("#cp-panel textarea, #cp-panel [data-field=subject] input, #cp-panel [data-field=value] input");
     if (!field) return;
     field.setRangeText(text, field.selectionStart, field.selectionEnd, "end");
     field.focus();

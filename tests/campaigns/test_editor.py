@@ -17,11 +17,15 @@ from django.urls import reverse
 
 from campaigns import drawing
 from campaigns.actions.wait import WaitForm
-from campaigns.models import Campaign, Version
+from campaigns.dispatch import dispatch_events
+from campaigns.engine import advance_runs
+from campaigns.models import Campaign, Version, WebhookCall
 from customers.models import Attribute
 from events.models import EventField, EventType, Kind
 from messaging.models import Template
+from segments import offers
 from tests import make
+from tests.segments.test_builder_drafts import sent_by
 
 pytestmark = pytest.mark.django_db
 
@@ -808,3 +812,79 @@ def test_a_text_is_shown_as_a_real_customer_with_a_real_event_would_get_it(clien
     assert "Bert: Hat" in shown.content.decode()
     # Looking writes nothing.
     assert drawn(campaign)["steps"][0]["config"]["text"] == "Hello"
+
+
+# what values are offered
+
+
+def test_values_of_a_wait_are_those_of_the_event_that_started_the_run(marketer):
+    wait = make.step(
+        "paid",
+        "wait_for_event",
+        {
+            "event": "Order paid",
+            "where": [{"field": "product", "op": "=", "value": "$seen_product"}],
+            "for": 1,
+            "unit": "days",
+        },
+    )
+    campaign = make.draft(wait, on="Product viewed")
+    url = panel_url(campaign, "step") + "?step=paid"
+
+    shown = marketer.get(url).content.decode()
+    # The same when it comes back with what is wrong.
+    refused = marketer.post(url, {**sent_by(shown), "step-key": "?"})
+    for html in (shown, refused.content.decode()):
+        assert html.count("of=field&amp;event=Order+paid") == 1  # The field.
+        assert html.count("of=field&amp;event=Product+viewed") == 1  # The value.
+
+
+CALL = make.step(
+    "stock",
+    "call_webhook",
+    {"url": "https://erp.example.com/stock"},
+    done="who",
+    failed=None,
+)
+WHO = make.step(
+    "who",
+    "filter_customers",
+    {"rule": {"attribute": "city", "op": "=", "value": "$answers.stock.city"}},
+    positive="note",
+    negative=None,
+)
+NOTE = make.step("note", "record_event", {"event": "X"}, done="sms", failed=None)
+
+
+def test_what_a_system_outside_has_answered_is_offered_to_the_steps_after_it(marketer):
+    campaign = make.campaign(CALL, WHO, NOTE, make.sms(), on="Order paid")
+    make.event(make.customer(), "Order paid")
+    while dispatch_events() + advance_runs():
+        pass
+    told = {"place": {"city": "Paris"}, "left": 3, "tags": ["a"]}
+    assert WebhookCall.objects.update(answer=told) == 1
+
+    def panel(step):
+        return marketer.get(
+            panel_url(campaign, "step"), {"step": step}
+        ).content.decode()
+
+    rule = "more=answers.stock.left+answers.stock.place.city"
+    assert rule in panel("who")
+    assert 'data-insert="$answers.stock.left"' in panel("note")
+    assert 'data-insert="{{ client.answers.stock.place.city }}"' in panel("sms")
+    assert "answers.stock.left" not in panel("stock")
+    asked = {"of": "field", "more": "answers.stock.left answers.stock.city"}
+    offered = offers.asked({**asked, "q": "left"})
+    assert [one.value for one in offered] == ["answers.stock.left"]
+    new = marketer.get(
+        panel_url(campaign, "add"),
+        {"after": "note", "way": "failed", "action": "set_attribute"},
+    ).content.decode()
+    assert 'data-insert="$answers.stock.left"' in new
+
+
+def test_where_no_answer_has_come_yet_it_is_said_how_to_name_one(marketer):
+    campaign = make.draft(CALL, WHO, NOTE, make.sms(), on="Order paid")
+    html = marketer.get(panel_url(campaign, "step"), {"step": "note"}).content.decode()
+    assert "It has not answered yet. Write $answers.stock.field" in html
