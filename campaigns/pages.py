@@ -22,6 +22,7 @@ from campaigns import drawing, editing, panels, publish
 from campaigns.actions import ACTIONS
 from campaigns.actions.send import Send
 from campaigns.broadcast import stop
+from campaigns.changes import changes
 from campaigns.desk import DEEDS, Desk, page_context
 from campaigns.models import Broadcast, Campaign, Run, Version
 from campaigns.overdue import overdue
@@ -225,13 +226,30 @@ def versions_page(desk: Desk) -> HttpResponse:
         .select_related("user")
         .order_by("-pk")[:100]
     )
+    compared = _compared(desk)
     return _page(
         desk,
         "versions",
         "campaigns/versions.html",
+        compared=compared,
+        changes=changes(*(drawing.as_json(one) for one in compared))
+        if compared
+        else [],
         rows=[(version, published_by[version.pk]) for version in desk.versions],
         log=log,
     )
+
+
+def _compared(desk: Desk) -> tuple[Version, Version] | None:
+    """The two versions that `?from=1&to=3` names; `to` alone: and the one before it."""
+    by_number = {str(version.number): version for version in desk.versions}
+    after = by_number.get(desk.request.GET.get("to", ""))
+    if after is None:
+        return None
+    older = [one for one in desk.versions if one.number < after.number]
+    asked = desk.request.GET.get("from", "")
+    before = by_number.get(asked) or (older[0] if older and not asked else None)
+    return (before, after) if before is not None else None
 
 
 def _versions_deed(desk: Desk) -> HttpResponse:
@@ -313,6 +331,9 @@ def publish_page(desk: Desk) -> HttpResponse:
         ],
         warnings=findings.warnings,
         sentences=_what_it_will_do(desk),
+        changes=changes(drawing.as_json(desk.published), desk.definition)
+        if desk.published
+        else [],
         shown=panels.show(desk.definition),
         blocked=bool(findings.errors),
         status=409 if errors else 200,

@@ -83,11 +83,11 @@ class Line:
 
     @property
     def before_pieces(self) -> list[Piece]:
-        return list(_pieces(self.before, self.after))
+        return list(pieces(self.before, self.after))
 
     @property
     def after_pieces(self) -> list[Piece]:
-        return list(_pieces(self.after, self.before))
+        return list(pieces(self.after, self.before))
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,13 +305,32 @@ def _whole(node: _Node, kind: Kind, depth: int) -> list[Line]:
     return lines
 
 
-def _pieces(text: str, other: str) -> Iterator[Piece]:
+#: Longer texts are compared line by line: word by word would take too long.
+MOST_BY_WORD = 4_000
+
+
+def pieces(text: str, other: str) -> Iterator[Piece]:
     """The text in pieces, those marked that the other one does not have."""
     if not other or text == other:
         yield Piece(text)
         return
-    here, there = re.findall(r"\s+|[^\s]+", text), re.findall(r"\s+|[^\s]+", other)
-    matcher = difflib.SequenceMatcher(None, there, here, autojunk=False)
+    is_long = max(len(text), len(other)) > MOST_BY_WORD
+    token = r"[^\n]*\n|[^\n]+" if is_long else r"\s+|[^\s]+"
+    here, there = re.findall(token, text), re.findall(token, other)
+    shorter = min(len(here), len(there))
+    first = next((i for i in range(shorter) if here[i] != there[i]), shorter)
+    last = next(
+        (i for i in range(shorter - first) if here[-1 - i] != there[-1 - i]),
+        shorter - first,
+    )
+    if first:
+        yield Piece("".join(here[:first]))
+    here_end, there_end = len(here) - last, len(there) - last
+    matcher = difflib.SequenceMatcher(
+        None, there[first:there_end], here[first:here_end], autojunk=is_long
+    )
     for tag, _, _, start, end in matcher.get_opcodes():
-        if piece := "".join(here[start:end]):
+        if piece := "".join(here[first + start : first + end]):
             yield Piece(piece, tag != "equal")
+    if last:
+        yield Piece("".join(here[here_end:]))

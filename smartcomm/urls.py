@@ -6,6 +6,7 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from campaigns import api as campaigns
 from campaigns import rehearsal_api as rehearsals
+from campaigns import versions_api as versions
 from customers import api as customers
 from events import api as events
 from events import rejects_api as rejects
@@ -64,6 +65,11 @@ api: list[URLPattern | URLResolver] = [
     path("campaigns/<int:pk>/resume", campaigns.ResumeCampaign.as_view()),
     path("campaigns/<int:pk>/archive", campaigns.ArchiveCampaign.as_view()),
     path("campaigns/<int:pk>/report", campaigns.CampaignReport.as_view()),
+    path("campaigns/<int:pk>/versions", versions.CampaignVersions.as_view()),
+    path(
+        "campaigns/<int:pk>/versions/<int:number>/diff",
+        versions.CampaignVersionDiff.as_view(),
+    ),
     path("campaigns/<int:pk>/rehearsals", rehearsals.Rehearsals.as_view()),
     path("campaigns/rehearsals/<int:pk>", rehearsals.OneRehearsal.as_view()),
     path("campaigns/<int:pk>/why", campaigns.CampaignWhy.as_view()),

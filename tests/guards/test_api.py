@@ -62,6 +62,8 @@ CALLS = [
     ("POST", "campaigns/<int:pk>/resume", "manage"),
     ("POST", "campaigns/<int:pk>/archive", "manage"),
     ("GET", "campaigns/<int:pk>/report", "read"),
+    ("GET", "campaigns/<int:pk>/versions", "read"),
+    ("GET", "campaigns/<int:pk>/versions/<int:number>/diff", "read"),
     ("POST", "campaigns/<int:pk>/rehearsals", "manage"),
     ("GET", "campaigns/rehearsals/<int:pk>", "read"),
     ("DELETE", "campaigns/rehearsals/<int:pk>", "manage"),
@@ -75,8 +77,13 @@ OPEN = {"schema", "docs"}
 each_call = pytest.mark.parametrize(("method", "address", "scope"), CALLS)
 
 
+def named(address: str) -> str:
+    """An address as the schema writes it."""
+    return re.sub("<(?:[a-z_]+:)?([a-z_]+)>", r"{\1}", address).replace("{pk}", "{id}")
+
+
 def path_of(address: str) -> str:
-    return "/" + address.replace("<int:pk>", "1").replace(
+    return "/" + address.replace("<int:pk>", "1").replace("<int:number>", "1").replace(
         "<external_id:external_id>", "C-1"
     )
 
@@ -171,10 +178,7 @@ def test_the_schema_has_every_call(schema):
     assert told == {
         (
             method,
-            "/api/v1/"
-            + address.replace("<int:pk>", "{id}").replace(
-                "<external_id:external_id>", "{external_id}"
-            ),
+            "/api/v1/" + named(address),
         )
         for method, address, _ in CALLS
     }
@@ -220,9 +224,7 @@ def test_every_parameter_that_is_understood_is_told(schema):
     for address, view in views():
         if address in OPEN or "GET" not in view.scopes:
             continue
-        path = "/api/v1/" + address.replace("<int:pk>", "{id}").replace(
-            "<external_id:external_id>", "{external_id}"
-        )
+        path = "/api/v1/" + named(address)
         told = {
             parameter["name"]
             for parameter in schema["paths"][path]["get"].get("parameters", [])

@@ -1,0 +1,230 @@
+"""What changes from one drawing to another, in words.
+
+Pure, but for the names that actions look up to describe themselves: works on the JSON
+of a campaign, and whatever is told is told of keys, so that a step that was moved in
+the drawing is the same step.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from campaigns.actions import ACTIONS
+from campaigns.actions.send import Send
+from campaigns.models import Version
+from campaigns.panels import say, say_entry, say_trigger, sentence, way_label
+from segments.versions import Piece, pieces
+
+Definition = Mapping[str, Any]
+Step = Mapping[str, Any]
+
+
+class What(StrEnum):
+    TRIGGER = "trigger"
+    ENTRY = "entry"
+    START = "start"
+    ADDED = "step_added"
+    REMOVED = "step_removed"
+    CHANGED = "step_changed"
+    TEXT = "text"
+    WAY = "way"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One thing that is not as it was. `before` and `after`: what it said and says."""
+
+    what: What
+    sentence: str
+    #: The key of the step it concerns, or empty.
+    step: str = ""
+    before: str = ""
+    after: str = ""
+
+    @property
+    def before_pieces(self) -> list[Piece]:
+        return list(pieces(self.before, self.after))
+
+    @property
+    def after_pieces(self) -> list[Piece]:
+        return list(pieces(self.after, self.before))
+
+
+def changes(before: Definition, after: Definition) -> list[Change]:
+    """All that changes, in the order of the newer drawing; what is gone comes last."""
+    old, new = _steps(before), _steps(after)
+    found = [*_of_trigger(before, after), *_of_entry(before, after)]
+    if before.get("start") != after.get("start"):
+        found.append(
+            Change(
+                What.START,
+                f"It begins with {_named(after.get('start'))}, "
+                f"no longer with {_named(before.get('start'))}.",
+            )
+        )
+    for key, step in new.items():
+        if key in old:
+            found += _of_step(old[key], step)
+        else:
+            said = f"“{key}” is new: {_label(step)}."
+            found.append(Change(What.ADDED, said, key, after=sentence(say(step))))
+    for key, step in old.items():
+        if key not in new:
+            said = f"“{key}” is removed: {_label(step)}."
+            found.append(Change(What.REMOVED, said, key, before=sentence(say(step))))
+    return found
+
+
+def summary(found: list[Change]) -> str:
+    """A few words: “2 steps added, 1 text changed”; empty where nothing changes."""
+    words = []
+    for what, (one, many, verb) in _COUNTED.items():
+        if number := sum(change.what == what for change in found):
+            words.append(f"{number} {one if number == 1 else many} {verb}")
+    return ", ".join(words)
+
+
+_COUNTED = {
+    What.TRIGGER: ("part of the trigger", "parts of the trigger", "changed"),
+    What.ENTRY: ("entry rule", "entry rules", "changed"),
+    What.START: ("first step", "first steps", "changed"),
+    What.ADDED: ("step", "steps", "added"),
+    What.REMOVED: ("step", "steps", "removed"),
+    What.CHANGED: ("setting", "settings", "changed"),
+    What.TEXT: ("text", "texts", "changed"),
+    What.WAY: ("way", "ways", "led elsewhere"),
+}
+#: Parts of a trigger that its sentence does not tell.
+_PARTS = {"max_age_hours": "The age in hours from which events are ignored"}
+_TOLD = {"kind", "event", "where"}
+
+
+def _of_trigger(before: Definition, after: Definition) -> Iterator[Change]:
+    old, new = before.get("trigger") or {}, after.get("trigger") or {}
+    if any(old.get(part) != new.get(part) for part in _TOLD):
+        said = "Something else starts it"
+        if old.get("kind") != new.get("kind"):
+            said += f": “{_kind(new)}”, no longer “{_kind(old)}”"
+        yield Change(
+            What.TRIGGER,
+            f"{said}.",
+            before=sentence(say_trigger(before, verb="occurs")),
+            after=sentence(say_trigger(after, verb="occurs")),
+        )
+    for part in sorted((old.keys() | new.keys()) - _TOLD):
+        if old.get(part) != new.get(part):
+            yield Change(
+                What.TRIGGER,
+                f"{_PARTS.get(part, f'“{part}” of the trigger')} changes.",
+                before=_text(old.get(part)),
+                after=_text(new.get(part)),
+            )
+
+
+def _of_entry(before: Definition, after: Definition) -> Iterator[Change]:
+    if (before.get("entry") or {}) != (after.get("entry") or {}):
+        yield Change(
+            What.ENTRY,
+            "How often a customer may enter changes.",
+            before=f"May {say_entry(before)}",
+            after=f"May {say_entry(after)}",
+        )
+
+
+def _of_step(old: Step, new: Step) -> Iterator[Change]:
+    key = new["key"]
+    if old["action"] != new["action"]:
+        yield Change(
+            What.CHANGED,
+            f"“{key}” does something else: {_label(new)}, no longer {_label(old)}.",
+            key,
+            sentence(say(old)),
+            sentence(say(new)),
+        )
+    elif old["config"] != new["config"]:
+        yield from _of_config(old, new)
+    yield from _of_ways(old, new)
+
+
+def _of_config(old: Step, new: Step) -> Iterator[Change]:
+    key, action = new["key"], ACTIONS.get(new["action"])
+    texts = action.texts if isinstance(action, Send) else ()
+    fields = action.form.base_fields if action else {}
+    was, is_ = old["config"], new["config"]
+    differing = [
+        name
+        for name in dict.fromkeys([*texts, *was, *is_])
+        if was.get(name) != is_.get(name)
+    ]
+    told = say(old), say(new)
+    if told[0] != told[1] and not set(differing) <= set(texts):
+        yield Change(
+            What.CHANGED,
+            f"“{key}” ({_label(new)}) changes.",
+            key,
+            sentence(told[0]),
+            sentence(told[1]),
+        )
+    for name in differing:
+        label = fields[name].label if name in fields else None
+        label = str(label or name.replace("_", " ").capitalize())
+        if name in texts:
+            yield Change(
+                What.TEXT,
+                f"“{key}”: the text “{label}” changes.",
+                key,
+                _text(was.get(name)),
+                _text(is_.get(name)),
+            )
+        elif told[0] == told[1] or texts:
+            # The action's own words do not tell it.
+            yield Change(
+                What.CHANGED,
+                f"“{key}”: “{label}” changes.",
+                key,
+                _text(was.get(name)),
+                _text(is_.get(name)),
+            )
+
+
+def _of_ways(old: Step, new: Step) -> Iterator[Change]:
+    before, after = old.get("next") or {}, new.get("next") or {}
+    for way in dict.fromkeys([*after, *before]):
+        if before.get(way) != after.get(way):
+            label = way_label(new["action"], way)
+            yield Change(
+                What.WAY,
+                f"“{new['key']}”, way “{label}”: leads to {_named(after.get(way))}, "
+                f"no longer to {_named(before.get(way))}.",
+                new["key"],
+            )
+
+
+def _kind(trigger: Mapping[str, Any]) -> str:
+    labels = dict(Version.Trigger.choices)
+    return labels.get(trigger.get("kind") or "", str(trigger.get("kind")))
+
+
+def _steps(definition: Definition) -> dict[str, Step]:
+    return {step["key"]: step for step in definition.get("steps") or []}
+
+
+def _label(step: Step) -> str:
+    action = ACTIONS.get(step["action"])
+    return action.label if action else str(step["action"])
+
+
+def _named(key: object) -> str:
+    return f"“{key}”" if key else "the end"
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, indent=1)
