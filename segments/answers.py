@@ -17,7 +17,7 @@ from customers.models import Channel
 from segments import rules
 from segments.describe import _comparison as comparison
 from segments.evidence import Findings, Tally
-from segments.moments import calendar, forward, start_of
+from segments.moments import calendar, forward, start_of, today
 from segments.operators import DATE_QUESTIONS, OPERATORS
 from segments.rules import read_instant
 
@@ -390,7 +390,7 @@ def _is_over(period: rules.Period | None, now: datetime) -> bool:
             moment = read_instant(end)
             if isinstance(moment, datetime):
                 return moment < now
-            return moment is not None and start_of(moment + timedelta(days=1)) <= now
+            return moment is not None and moment < today(now)
     return False
 
 

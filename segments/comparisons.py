@@ -191,8 +191,8 @@ def not_after(subject: Sql, moment: date | datetime) -> Sql:
     """Up to the moment, or to the end of the day, included."""
     if isinstance(moment, datetime):
         return sql("{} <= {}", subject, moment)
-    if moment == date.max:
-        return sql("{} IS NOT NULL", subject)
+    if moment == date.max:  # No day comes after it. NULL stays NULL.
+        return sql("{} < 'infinity'", subject)
     return sql("{} < {}", subject, start_of(moment + timedelta(days=1)))
 
 

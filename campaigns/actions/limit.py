@@ -64,7 +64,7 @@ class LimitParticipants(Action):
             raise ConfigInvalid(
                 f"“limit” is a whole number from 1 to {MAX_LIMIT:,}.", field="limit"
             )
-        if per not in PERIODS:
+        if not isinstance(per, str) or per not in PERIODS:
             raise ConfigInvalid(
                 "“per” is hour, day or week; without it, the limit is for all time.",
                 field="per",

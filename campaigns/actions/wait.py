@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -28,6 +28,7 @@ from campaigns.models import Step
 from customers.models import Customer
 from events.models import EventField
 from segments.compile import lookup
+from segments.moments import EARLIEST
 from segments.rules import FIELD_PATH, read_instant
 
 UNITS = ("minutes", "hours", "days")
@@ -267,14 +268,19 @@ def wake_at(config: Config, arrived_at: datetime, *, zone: str = "") -> datetime
         if moment is None:
             raise AssertionError("`clean` lets only a date or a time through.")
         earlier = timedelta(days=config.get("before", 0))
+        try:
+            moment -= earlier
+        except OverflowError:
+            return EARLIEST
         if isinstance(moment, datetime):
-            return moment - earlier
-        day = moment - earlier
-        return datetime.combine(day, time.min, tzinfo=ZoneInfo(settings.TIME_ZONE))
+            return moment
+        return datetime.combine(moment, time.min, tzinfo=ZoneInfo(settings.TIME_ZONE))
     local = arrived_at.astimezone(_zone(zone))
     at = time.fromisoformat(config["time_of_day"])
     day = local.date() if at > local.time() else local.date() + timedelta(days=1)
-    return datetime.combine(day, at, tzinfo=local.tzinfo)
+    found = datetime.combine(day, at, tzinfo=local.tzinfo)
+    # In the second pass of an hour that occurs twice, it is the second time.
+    return found if found.astimezone(UTC) > arrived_at else found.replace(fold=1)
 
 
 def _field_of(config: Config) -> str:

@@ -217,6 +217,7 @@ def test_periods_begin_where_the_clock_says(settings):
         ({"limit": 0}, "“limit” is a whole number from 1"),
         ({"limit": True}, "“limit” is a whole number from 1"),
         ({"limit": 5, "per": "year"}, "“per” is hour, day or week"),
+        ({"limit": 5, "per": ["day"]}, "“per” is hour, day or week"),
     ],
 )
 def test_a_limit_that_is_none_is_refused(config, message):

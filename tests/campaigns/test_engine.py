@@ -543,9 +543,40 @@ NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
             datetime(2026, 11, 20, 14, tzinfo=UTC),
         ),
         ({"time_of_day": "13:00"}, "No/Where", datetime(2026, 11, 20, 13, tzinfo=UTC)),
+        # Before all calendars: long ago.
+        ({"until": "0001-01-01", "before": 2}, "", datetime(1, 1, 2, tzinfo=UTC)),
+        (
+            {"until": "0001-01-01T00:00:00Z", "before": 2},
+            "",
+            datetime(1, 1, 2, tzinfo=UTC),
+        ),
     ],
 )
 def test_when_a_wait_is_over(config, zone, expected):
     from campaigns.actions.wait import wake_at
 
     assert wake_at(config, NOON, zone=zone) == expected
+
+
+@pytest.mark.parametrize(
+    ("arrived_at", "expected"),
+    [
+        # In the night of 25 October 2026 it is 02:30 in Berlin twice, an hour apart.
+        ("2026-10-25T02:10:00+02:00", "2026-10-25T02:30:00+02:00"),
+        ("2026-10-25T02:10:00+01:00", "2026-10-25T02:30:00+01:00"),
+        ("2026-10-25T02:40:00+01:00", "2026-10-26T02:30:00+01:00"),
+        # In that of 29 March the clock skips it.
+        ("2026-03-29T01:10:00+01:00", "2026-03-29T03:30:00+02:00"),
+        ("2026-03-29T03:40:00+02:00", "2026-03-30T02:30:00+02:00"),
+    ],
+)
+def test_a_time_of_day_in_the_nights_when_clocks_are_changed(arrived_at, expected):
+    from campaigns.actions.wait import wake_at
+
+    found = wake_at(
+        {"time_of_day": "02:30"},
+        datetime.fromisoformat(arrived_at),
+        zone="Europe/Berlin",
+    )
+
+    assert found.astimezone(UTC) == datetime.fromisoformat(expected)

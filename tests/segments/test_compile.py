@@ -92,6 +92,33 @@ def test_calendar_dates_are_days_of_the_project_s_zone(settings):
     assert members(on, now=NOW) == set()
 
 
+@pytest.mark.parametrize("op", ["after", ">"])
+def test_nobody_has_a_date_after_the_last_day_of_all(op):
+    Attribute.objects.create(code="valid_until", type="date")
+    make.customer()
+    make.customer(attributes={"valid_until": "9999-12-31"})
+    make.customer(attributes={"valid_until": 9})
+    rule = {"attribute": "valid_until", "op": op, "value": "9999-12-31"}
+
+    assert members(rule) == set()
+    assert (
+        members({**rule, "value": "$until"}, context={"until": "9999-12-31"}) == set()
+    )
+    rule = {"attribute": "registered_at", "op": op, "value": "9999-12-31"}
+    assert members(rule) == set()
+
+
+def test_up_to_the_last_day_of_all_is_any_date_and_no_missing_one():
+    Attribute.objects.create(code="valid_until", type="date")
+    make.customer()
+    anna = make.customer(attributes={"valid_until": "9999-12-31"})
+    bert = make.customer(attributes={"valid_until": "2026-01-01T10:00:00Z"})
+
+    for op, value in (("<=", "9999-12-31"), ("between", ["2026-01-01", "9999-12-31"])):
+        rule = {"attribute": "valid_until", "op": op, "value": value}
+        assert members(rule) == {anna.pk, bert.pk}
+
+
 def test_a_late_event_counts_by_when_it_occurred():
     anna = make.customer()
     make.event(anna, "Order paid", at=NOW - timedelta(days=100), now=NOW)

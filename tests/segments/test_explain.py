@@ -274,6 +274,14 @@ def test_this_month_ends_by_itself(anna):
     )
 
 
+def test_a_period_up_to_the_last_day_of_all_is_not_over(anna):
+    make.event_type("Paid")
+
+    found = tree({"event": "Paid", "period": {"to": "9999-12-31"}}, anna)
+
+    assert found.change == "1 such event must come."
+
+
 def test_a_period_that_is_over_can_get_late_events_only(anna):
     make.event_type("Paid")
 
