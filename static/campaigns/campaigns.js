@@ -53,7 +53,12 @@
     }
   });
 
-  document.addEventListener("htmx:responseError", () => tell("The server did not do it. Try again; what you wrote is still here."));
+  document.addEventListener("htmx:responseError", ({ detail }) => {
+    const sentence = isLoggedOut(detail) ? LOGGED_OUT
+      : detail.xhr.status === 403 ? "You may not do this, or you are logged out. Log in in another tab, then try again; what you wrote is still here."
+      : "The server did not do it. Try again; what you wrote is still here.";
+    tell(sentence);
+  });
   document.addEventListener("htmx:sendError", () => tell("The server cannot be reached. Try again; what you wrote is still here."));
 
   function tell(sentence) {

@@ -5,7 +5,6 @@
   "use strict";
 
   const LOST = "This did not work. Check the connection and try again.";
-  const LOGGED_OUT = "You are logged out. Log in again in another tab, then go on here: nothing is lost.";
   const NO_COUNT = "The count could not be asked for. Check the connection, then change anything to try again.";
   const ROOM = 360; // pixels that a list of offers and the bar at the foot take
   const MANY = 50; // values: more are lines of one field
@@ -158,7 +157,7 @@
         if (target !== this.root.querySelector(".scb-tree")) return;
         if (!event.detail.shouldSwap || !xhr.responseText.includes("scb-tree")) {
           event.detail.shouldSwap = false;
-          this.failed(isElsewhere(event.detail) ? LOGGED_OUT : LOST);
+          this.failed(isLoggedOut(event.detail) ? LOGGED_OUT : LOST);
           return;
         }
         const sent = requestConfig.formData;
@@ -461,17 +460,7 @@
       const slot = slotOf(event);
       if (!slot) return;
       slot.innerHTML = '<p class="scb-wrong" role="alert"></p>';
-      slot.firstChild.textContent = isElsewhere(event.detail) ? LOGGED_OUT : NO_COUNT;
+      slot.firstChild.textContent = isLoggedOut(event.detail) ? LOGGED_OUT : NO_COUNT;
     });
   }
-  // Another page than was asked for: one has been logged out.
-  function isElsewhere({ xhr, pathInfo }) {
-    if (!xhr.responseURL) return false;
-    return new URL(xhr.responseURL).pathname !== new URL(pathInfo.requestPath, window.location.href).pathname;
-  }
-
-  document.addEventListener("htmx:beforeSwap", (event) => {
-    if (!event.detail.target.closest?.("[data-builder], [data-preview-for], #segment-head")) return;
-    if (isElsewhere(event.detail)) Object.assign(event.detail, { shouldSwap: false, isError: true });
-  }, true);
 })();

@@ -155,3 +155,48 @@ def test_a_removed_step_comes_back_by_one_click(staff):
     staff.get_by_role("button", name="Undo").click()
     expect(staff.get_by_role("link", name="Send SMS")).to_be_visible()
     assert drawn(campaign) == before
+
+
+def test_whoever_is_logged_out_loses_nothing(staff):
+    campaign = make.draft()
+    staff.goto(
+        f"/admin/campaigns/campaign/{campaign.pk}/change/?open=add&action=send_sms"
+    )
+    panel = staff.locator("#cp-panel")
+    panel.get_by_label("Text").fill("Long and precious")
+    staff.context.clear_cookies(name="sessionid")
+
+    panel.get_by_role("button", name="Add this step").click()
+
+    expect(panel.get_by_text("You are logged out.")).to_be_visible()
+    expect(panel.get_by_label("Text")).to_have_value("Long and precious")
+
+    other = staff.context.new_page()
+    other.goto("/admin/login/")
+    other.get_by_label("Username").fill("demo")
+    other.get_by_label("Password").fill("demo")
+    other.get_by_label("Password").press("Enter")
+    other.wait_for_url("**/admin/")
+    panel.get_by_role("button", name="Add this step").click()
+
+    expect(staff.get_by_text("Step “sms_2” is added.")).to_be_visible()
+    assert drawn(campaign) == {"sms_2": {"sent": "sms"}, "sms": {"sent": None}}
+
+
+def test_what_helps_with_a_field_is_told_to_who_does_not_see_it(staff):
+    campaign = make.draft()
+    staff.goto(f"/admin/campaigns/campaign/{campaign.pk}/change/?open=add&action=wait")
+    expect(staff.locator("#cp-panel")).to_be_visible()
+
+    described = staff.evaluate(
+        """[...document.querySelectorAll("#cp-panel [aria-describedby]")].flatMap(
+            (one) => one.getAttribute("aria-describedby").split(/\\s+/))"""
+    )
+
+    assert described
+    assert (
+        staff.evaluate(
+            "(ids) => ids.filter((id) => !document.getElementById(id))", described
+        )
+        == []
+    )
