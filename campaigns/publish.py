@@ -10,7 +10,6 @@ from typing import Any
 from django.contrib.auth.models import AbstractBaseUser
 from django.db import transaction
 from django.db.models import Exists, OuterRef
-from django.utils import timezone
 
 from campaigns import graph, overdue
 from campaigns.actions import ACTIONS
@@ -36,6 +35,7 @@ from segments.dictionary import Dictionary
 from segments.models import Segment
 from segments.usage import hold, refuse_archived
 from smartcomm.core import doorbell
+from smartcomm.core.clock import database_now
 from smartcomm.core.errors import Conflict, Several, UserError
 
 
@@ -100,7 +100,7 @@ def publish(campaign: Campaign, *, user: AbstractBaseUser | None = None) -> Publ
             status=Version.Status.SUPERSEDED
         )
         version.status = Version.Status.PUBLISHED
-        now = version.published_at = timezone.now()
+        now = version.published_at = database_now()
         version.published_by = user  # type: ignore[assignment]
         version.save()
         if campaign.status == Campaign.Status.DRAFT:
@@ -129,7 +129,7 @@ def resume(campaign: Campaign, *, skip_older_than: timedelta | None = None) -> N
         if skip_older_than is not None:
             paused = Campaign.objects.select_for_update().get(pk=campaign.pk)
             if paused.status == Campaign.Status.PAUSED:
-                now = timezone.now()
+                now = database_now()
                 overdue.skip(paused, before=now - skip_older_than, now=now)
         _change(campaign, Campaign.Status.PAUSED, Campaign.Status.PUBLISHED)
         queue.release(campaign.pk)
@@ -146,15 +146,15 @@ def archive(campaign: Campaign) -> None:
             raise Conflict("The campaign is archived already.")
         campaign.status = Campaign.Status.ARCHIVED
         campaign.save(update_fields=["status", "updated_at"])
-        _write_down(campaign, at=timezone.now())
+        _write_down(campaign, at=database_now())
         Run.objects.filter(campaign=campaign, status=Run.Status.WAITING).update(
             status=Run.Status.FINISHED,
             due_at=None,
-            finished_at=timezone.now(),
+            finished_at=database_now(),
             reason=ARCHIVED,
         )
         queue.cancel(campaign.pk, reason=ARCHIVED)
-        calls.cancel(campaign.pk, reason=ARCHIVED, now=timezone.now())
+        calls.cancel(campaign.pk, reason=ARCHIVED, now=database_now())
         queue.release(campaign.pk)
         _mark_awaited()
 
@@ -168,7 +168,7 @@ _WAYS = {name: action.ways for name, action in ACTIONS.items()}
 
 def _change(campaign: Campaign, old: str, new: str) -> None:
     changed = Campaign.objects.filter(pk=campaign.pk, status=old).update(
-        status=new, updated_at=timezone.now()
+        status=new, updated_at=database_now()
     )
     if not changed:
         campaign.refresh_from_db(fields=["status"])
@@ -177,7 +177,7 @@ def _change(campaign: Campaign, old: str, new: str) -> None:
             f"be done; it must be {Campaign.Status(old).label.lower()}."
         )
     campaign.status = new
-    _write_down(campaign, at=timezone.now())
+    _write_down(campaign, at=database_now())
 
 
 def _write_down(campaign: Campaign, *, at: datetime) -> None:
