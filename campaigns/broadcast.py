@@ -11,7 +11,6 @@ from datetime import datetime, timedelta
 
 import structlog
 from django.db import transaction
-from django.utils import timezone
 
 from campaigns.actions.filter import NEGATIVE, POSITIVE, missing_reason, read_rule
 from campaigns.engine import ARCHIVED
@@ -19,6 +18,7 @@ from campaigns.entry import entering
 from campaigns.models import Broadcast, Campaign, Run, Step
 from segments.compile import IdRange, MissingField, compile_rule
 from segments.sql import Sql, sql
+from smartcomm.core.clock import database_now
 from smartcomm.core.db import claim, fetch_all
 from smartcomm.core.errors import UserError
 
@@ -67,7 +67,7 @@ def walk_broadcasts(*, now: datetime | None = None, chunk: int = CHUNK) -> int:
     Returns how many customers were examined, at least 1 where there was a broadcast;
     0 means that none is due.
     """
-    now = now or timezone.now()
+    now = now or database_now()
     with transaction.atomic():
         due = Broadcast.objects.filter(
             status=Broadcast.Status.RUNNING,

@@ -15,9 +15,9 @@ from datetime import datetime, timedelta
 import structlog
 from django.db import transaction
 from django.db.models import Count
-from django.utils import timezone
 
 from campaigns.models import Campaign, Imbalance, Passage, Run, Step, Version
+from smartcomm.core.clock import database_now
 from smartcomm.core.db import execute, fetch_all
 
 logger = structlog.get_logger(__name__)
@@ -66,7 +66,7 @@ class Off:
 
 def check_next(*, now: datetime | None = None) -> int:
     """Check the campaign that has waited longest. Returns how many were due."""
-    now = now or timezone.now()
+    now = now or database_now()
     campaign = (
         Campaign.objects.exclude(status=Campaign.Status.DRAFT)
         .exclude(checked_at__gt=now - EVERY)

@@ -18,7 +18,6 @@ import structlog
 from django.db import transaction
 from django.db.models import F, Max, Min, OuterRef, Q, QuerySet, Subquery, Value
 from django.db.models.functions import Least
-from django.utils import timezone
 
 from campaigns.entry import entering, turn_away
 from campaigns.models import Broadcast, Campaign, Run, Step, Version
@@ -27,6 +26,7 @@ from events.models import PendingEvent, PendingSystemEvent, SystemEvent
 from segments import rules
 from segments.compile import events_matching
 from segments.sql import Sql, sql
+from smartcomm.core.clock import database_now
 from smartcomm.core.db import claim, execute, fetch_all
 
 logger = structlog.get_logger(__name__)
@@ -132,7 +132,7 @@ def dispatch_events(*, limit: int = 500, now: datetime | None = None) -> int:
     Returns how many events left the queue. Queries: a constant number, and up to
     three for each campaign that waits.
     """
-    now = now or timezone.now()
+    now = now or database_now()
     with transaction.atomic():
         claimed = claim_events(limit, now=now)
         if not claimed:
@@ -172,7 +172,7 @@ def wake(events: Sequence[Waiting], *, now: datetime) -> None:
 
 def dispatch_system_events(*, limit: int = 50, now: datetime | None = None) -> int:
     """Start a broadcast for every system event that a published campaign waits for."""
-    now = now or timezone.now()
+    now = now or database_now()
     with transaction.atomic():
         claimed = claim(
             PendingSystemEvent.objects.filter(Q(due_at=None) | Q(due_at__lte=now))

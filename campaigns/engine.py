@@ -14,7 +14,6 @@ from typing import Any
 
 import structlog
 from django.db import transaction
-from django.utils import timezone
 
 from campaigns.actions import ACTIONS
 from campaigns.actions.base import ANSWERS, Go, Outcome, Started, WaitUntil
@@ -27,6 +26,7 @@ from campaigns.webhooks import queue as calls
 from events.models import Event, SystemEvent
 from messaging import queue
 from messaging.models import Message
+from smartcomm.core.clock import database_now
 from smartcomm.core.db import execute, fetch_all
 from smartcomm.core.errors import UserError
 
@@ -173,7 +173,7 @@ def advance_runs(
 
     A rehearsal changes no customers, lists and events, and calls nobody.
     """
-    now = now or timezone.now()
+    now = now or database_now()
     with transaction.atomic():
         claimed = _claim(limit, now=now)
         if not claimed:
@@ -209,7 +209,7 @@ def settle_runs(*, limit: int = 500, now: datetime | None = None) -> int:
 
     Those it was sent to go on; for the others the run ends with the reason.
     """
-    now = now or timezone.now()
+    now = now or database_now()
     with transaction.atomic():
         settled = {message.run_id: message for message in queue.take_settled(limit)}
         if not settled:
@@ -231,7 +231,7 @@ def settle_runs(*, limit: int = 500, now: datetime | None = None) -> int:
 
 def settle_calls(*, limit: int = 500, now: datetime | None = None) -> int:
     """Take on the runs whose calls of systems outside have ended. Returns how many."""
-    now = now or timezone.now()
+    now = now or database_now()
     with transaction.atomic():
         settled = {call.run_id: call for call in calls.take_settled(limit)}
         if not settled:

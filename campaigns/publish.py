@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from django.contrib.auth.models import AbstractBaseUser
 from django.db import transaction
 from django.db.models import Exists, OuterRef
-from django.utils import timezone
 
 from campaigns import graph, overdue
 from campaigns.actions import ACTIONS
@@ -29,6 +28,7 @@ from messaging.models import Content
 from segments import rules
 from segments.usage import hold
 from smartcomm.core import doorbell
+from smartcomm.core.clock import database_now
 from smartcomm.core.errors import Conflict, Several, UserError
 
 
@@ -97,7 +97,7 @@ def publish(campaign: Campaign, *, user: AbstractBaseUser | None = None) -> Publ
             status=Version.Status.SUPERSEDED
         )
         version.status = Version.Status.PUBLISHED
-        now = version.published_at = timezone.now()
+        now = version.published_at = database_now()
         version.published_by = user  # type: ignore[assignment]
         version.save()
         if campaign.status == Campaign.Status.DRAFT:
@@ -126,7 +126,7 @@ def resume(campaign: Campaign, *, skip_older_than: timedelta | None = None) -> N
         if skip_older_than is not None:
             paused = Campaign.objects.select_for_update().get(pk=campaign.pk)
             if paused.status == Campaign.Status.PAUSED:
-                now = timezone.now()
+                now = database_now()
                 overdue.skip(paused, before=now - skip_older_than, now=now)
         _change(campaign, Campaign.Status.PAUSED, Campaign.Status.PUBLISHED)
         queue.release(campaign.pk)
@@ -143,15 +143,15 @@ def archive(campaign: Campaign) -> None:
             raise Conflict("The campaign is archived already.")
         campaign.status = Campaign.Status.ARCHIVED
         campaign.save(update_fields=["status", "updated_at"])
-        _write_down(campaign, at=timezone.now())
+        _write_down(campaign, at=database_now())
         Run.objects.filter(campaign=campaign, status=Run.Status.WAITING).update(
             status=Run.Status.FINISHED,
             due_at=None,
-            finished_at=timezone.now(),
+            finished_at=database_now(),
             reason=ARCHIVED,
         )
         queue.cancel(campaign.pk, reason=ARCHIVED)
-        calls.cancel(campaign.pk, reason=ARCHIVED, now=timezone.now())
+        calls.cancel(campaign.pk, reason=ARCHIVED, now=database_now())
         queue.release(campaign.pk)
         _mark_awaited()
 
@@ -166,7 +166,7 @@ _IDLE = {name for name, action in ACTIONS.items() if action.is_idle}
 
 def _change(campaign: Campaign, old: str, new: str) -> None:
     changed = Campaign.objects.filter(pk=campaign.pk, status=old).update(
-        status=new, updated_at=timezone.now()
+        status=new, updated_at=database_now()
     )
     if not changed:
         campaign.refresh_from_db(fields=["status"])
@@ -175,7 +175,7 @@ def _change(campaign: Campaign, old: str, new: str) -> None:
             f"be done; it must be {Campaign.Status(old).label.lower()}."
         )
     campaign.status = new
-    _write_down(campaign, at=timezone.now())
+    _write_down(campaign, at=database_now())
 
 
 def _write_down(campaign: Campaign, *, at: datetime) -> None:

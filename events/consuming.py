@@ -32,7 +32,6 @@ from django.db import (
     OperationalError,
     connection,
 )
-from django.utils import timezone
 
 from events.envelope import (
     Envelope,
@@ -45,6 +44,7 @@ from events.ingest import REJECTED, item_as_text, record_events
 from events.models import Format, Kind, RejectedEvent, Source
 from events.wire import MAX_ID, MAX_ITEMS, MAX_NAME, UNSTORABLE, Refusal
 from smartcomm.core import rabbitmq
+from smartcomm.core.clock import database_now
 from smartcomm.core.db import sqlstate
 from smartcomm.core.errors import Conflict, Invalid
 from smartcomm.core.strict_json import Unfit
@@ -476,7 +476,7 @@ class Consumer:
         while True:
             try:
                 counts = record_batch(
-                    batch, source=self._current_source(), now=timezone.now()
+                    batch, source=self._current_source(), now=database_now()
                 )
                 break
             except DatabaseAway as error:

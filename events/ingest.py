@@ -18,7 +18,6 @@ from typing import Any
 
 import msgspec
 from django.db import connection, transaction
-from django.utils import timezone
 
 from customers import sharing
 from customers.contacts import normalise_email, normalise_phone
@@ -45,6 +44,7 @@ from events.wire import (
     Refusal,
     read_item,
 )
+from smartcomm.core.clock import database_now
 from smartcomm.core.db import fetch_all
 from smartcomm.core.errors import Conflict
 from smartcomm.core.strict_json import Unfit
@@ -115,7 +115,7 @@ def record_events(
     `together=True` lets a few events share the commit of others that come at the same
     moment: for callers with nothing of their own to commit.
     """
-    now = now or timezone.now()
+    now = now or database_now()
     rejections: dict[int, Refusal] = {}
     read = _read(items, rejections, source=source, kind=kind, format=format, now=now)
     rows = _check_types(read, rejections, kind=kind, source=source, now=now)

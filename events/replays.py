@@ -17,7 +17,6 @@ from typing import TypeVar
 import structlog
 from django.db import OperationalError, transaction
 from django.db.models import Max, Q, QuerySet
-from django.utils import timezone
 
 from events import mappings
 from events.compat.recording import replay_people, tells_of_people
@@ -27,6 +26,7 @@ from events.models import Format, Kind, RejectedEvent, Replay, Source, SystemEve
 from events.rejects import Which
 from events.wire import MAX_ITEMS, Refusal
 from smartcomm.core import doorbell
+from smartcomm.core.clock import database_now
 from smartcomm.core.db import execute, fetch_all, sqlstate
 from smartcomm.core.strict_json import NotJson, decode_item
 
@@ -123,7 +123,7 @@ def begin_replay(
 
 def advance_replays(*, now: datetime | None = None) -> int:
     """One batch of each replay under way. Returns how many had one."""
-    now = now or timezone.now()
+    now = now or database_now()
     due = Replay.objects.filter(
         Q(due_at=None) | Q(due_at__lte=now), status=Replay.Status.WAITING
     )
@@ -171,14 +171,14 @@ def _advance(pk: int) -> bool:
         asked.rejected += done.rejected
         asked.last_id = pks[-1]
     else:
-        asked.status, asked.finished_at = Replay.Status.DONE, timezone.now()
+        asked.status, asked.finished_at = Replay.Status.DONE, database_now()
     asked.attempts, asked.due_at = 0, None
     asked.save()
     return bool(pks)
 
 
 def _put_off(pk: int) -> None:
-    now = timezone.now()
+    now = database_now()
     with transaction.atomic():
         asked = Replay.objects.select_for_update().get(pk=pk)
         if asked.status != Replay.Status.WAITING:
@@ -211,7 +211,7 @@ def _despite_deadlocks(work: Callable[[], T]) -> T:
 def _replay_batch(
     pks: list[int], *, as_backfill: bool, create_customers: bool
 ) -> Replayed:
-    now = timezone.now()
+    now = database_now()
     total = Replayed()
     # A mapping that was made a moment ago is why they are replayed.
     mappings.forget()

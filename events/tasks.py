@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 
 from celery import shared_task
-from django.utils import timezone
 
 from events import idempotency, replays
 from events.importing import run
 from smartcomm.core import doorbell
+from smartcomm.core.clock import database_now
 from smartcomm.core.stopping import is_stopping
 
 #: After so long a replay gives way to others, and rings for itself again;
@@ -21,7 +21,7 @@ IMPORT_SECONDS = 30
 
 @shared_task
 def forget_old_keys() -> None:
-    now = timezone.now()
+    now = database_now()
     while idempotency.forget_old_keys(now=now) and not is_stopping():
         pass
 
@@ -43,7 +43,7 @@ def advance_replays() -> None:
 def run_imports() -> None:
     """Files that were uploaded, one after the other."""
     doorbell.answer(run.RUN)
-    while not is_stopping() and (one := run.claim_next(now=timezone.now())):
+    while not is_stopping() and (one := run.claim_next(now=database_now())):
         run.work_on(one, stop=_turn_of(IMPORT_SECONDS))
         run.let_go(one)
 

@@ -40,6 +40,7 @@ from messaging.models import (
 from messaging.preview import draft_from, preview, secured
 from messaging.story import story_of
 from smartcomm.core.admin import JournalAdmin, ModelAdmin, SinceFilter
+from smartcomm.core.clock import database_now
 from smartcomm.core.errors import UserError
 from smartcomm.core.look import badge, link, quiet, to_the_minute
 
@@ -186,7 +187,7 @@ class MessageAdmin(JournalAdmin):
         self._queue_again(request, list(queryset.values_list("pk", flat=True)))
 
     def _queue_again(self, request: HttpRequest, ids: list[int]) -> None:
-        again = queue.queue_again(ids, now=timezone.now())
+        again = queue.queue_again(ids, now=database_now())
         if again:
             for message in Message.objects.filter(pk__in=ids):
                 self.log_change(request, message, "Queued again.")

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db.models import QuerySet
-from django.utils import timezone
 
 from customers.contacts import normalise_email, normalise_phone
 from customers.models import Channel, Customer
@@ -21,6 +20,7 @@ from messaging.eligibility import ADDRESS
 from messaging.models import ChannelSettings, Content, Hold, Message, Text
 from messaging.render import Written
 from messaging.rows import as_json
+from smartcomm.core.clock import database_now
 from smartcomm.core.db import fetch_all
 from smartcomm.core.doorbell import ring
 from smartcomm.core.errors import Invalid, Several
@@ -223,7 +223,7 @@ def cancel(campaign_id: int, *, reason: str) -> int:
     now may still go out, but is not tried again.
     """
     of_campaign = Message.objects.filter(campaign_id=campaign_id)
-    return _cancel(of_campaign, reason=reason, now=timezone.now())
+    return _cancel(of_campaign, reason=reason, now=database_now())
 
 
 def cancel_runs(

@@ -33,7 +33,6 @@ from typing import TypeVar
 import structlog
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection, transaction
-from django.utils import timezone
 
 from customers.models import Channel
 from messaging import channels
@@ -47,6 +46,7 @@ from messaging.retry import next_attempt
 from messaging.rows import as_json
 from messaging.signals import messages_settled
 from smartcomm.core import stopping
+from smartcomm.core.clock import database_now
 from smartcomm.core.db import batches, execute, fetch_all
 
 logger = structlog.get_logger(__name__)
@@ -111,7 +111,7 @@ def close_interrupted(*, now: datetime | None = None) -> int:
     They may have arrived, so they are not tried again. Should the worker turn out to be
     slow, not dead, its answer still counts.
     """
-    moment = now or timezone.now()
+    moment = now or database_now()
     closed = fetch_all(
         CLOSE_INTERRUPTED,
         {"now": moment, "before": moment - INTERRUPTED_AFTER, "why": MAY_HAVE_ARRIVED},
@@ -641,7 +641,7 @@ def _storable(text: str) -> str:
 
 
 def _clock(now: datetime | None) -> Callable[[], datetime]:
-    return timezone.now if now is None else lambda: now
+    return database_now if now is None else lambda: now
 
 
 def forget_away() -> None:

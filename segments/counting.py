@@ -25,7 +25,6 @@ import structlog
 from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import Q
-from django.utils import timezone
 
 from segments import dearness, rules
 from segments.compile import IdRange, bind
@@ -35,6 +34,7 @@ from segments.preview import SHOWN, preview
 from segments.reading import FAULT, Stopped, TooDear, read_only, source
 from segments.tally import external_ids, tally
 from smartcomm.core import doorbell
+from smartcomm.core.clock import database_now
 from smartcomm.core.db import fetch_all
 from smartcomm.core.errors import Conflict, Invalid, UserError
 
@@ -163,7 +163,7 @@ def cancel(pk: UUID, *, asker: str) -> None:
         count.askers = [one for one in count.askers if one != asker]
         if not count.askers:
             count.status = Count.Status.CANCELLED
-            count.ended_at = timezone.now()
+            count.ended_at = database_now()
         count.save(update_fields=["askers", "status", "ended_at"])
     if not count.askers:
         _stop_reading(count)
@@ -182,7 +182,7 @@ def settle(
     For a request that has to answer anyway. Raises TooDear with the reason.
     """
     until = time.monotonic() + limit_ms / 1000
-    count = ask(rule, asker=asker, now=timezone.now(), context=context)
+    count = ask(rule, asker=asker, now=database_now(), context=context)
     try:
         while True:
             left_ms = round((until - time.monotonic()) * 1000)
@@ -196,16 +196,16 @@ def settle(
                     "an estimate, or narrow the rule."
                 )
             if count.status == Count.Status.WAITING and (
-                mine := take(now=timezone.now(), only=count.pk)
+                mine := take(now=database_now(), only=count.pk)
             ):
                 # Who counts does not look meanwhile, and waits all the same.
-                wanted_at = timezone.now() + timedelta(milliseconds=left_ms)
+                wanted_at = database_now() + timedelta(milliseconds=left_ms)
                 Count.objects.filter(pk=mine.pk).update(wanted_at=wanted_at)
                 run(mine, limit_ms=left_ms)
                 _forget_haste(mine, asker)
             else:
                 time.sleep(GLANCE_SECONDS)
-            found = look(count.pk, asker=asker, now=timezone.now())
+            found = look(count.pk, asker=asker, now=database_now())
             if found is not None:
                 count = found
     finally:
@@ -263,9 +263,9 @@ def _name(count: Count) -> str:
 def work() -> int:
     """Count what is waiting, until nothing is, or enough are counting. How many."""
     done = 0
-    now = timezone.now()
+    now = database_now()
     Count.objects.filter(asked_at__lt=now - KEPT_FOR).delete()
-    while count := take(now=timezone.now()):
+    while count := take(now=database_now()):
         run(count, limit_ms=settings.SEGMENT_COUNT_SECONDS * 1000)
         done += 1
     return done
@@ -330,7 +330,7 @@ class _NotWanted(Exception):
 
 
 def _count(count: Count, limit_ms: int, began: float) -> None:
-    now = count.began_at or timezone.now()
+    now = count.began_at or database_now()
     rule = rules.parse(count.rule, event_values=True)
     if count.context is not None:
         rule = bind(rule, count.context)
@@ -415,7 +415,7 @@ def _instead(count: Count) -> dict[str, Any]:
 
 def _go_on(count: Count) -> None:
     """Tell how far it is. Raises _NotWanted when it is to stop."""
-    now = timezone.now()
+    now = database_now()
     is_wanted = Count.objects.filter(
         pk=count.pk,
         status=Count.Status.RUNNING,
@@ -436,7 +436,7 @@ def _end(count: Count, **values: Any) -> None:
     # Not one that was cancelled meanwhile, nor one that another worker has begun anew.
     Count.objects.filter(
         pk=count.pk, status=Count.Status.RUNNING, began_at=count.began_at
-    ).update(ended_at=timezone.now(), **values)
+    ).update(ended_at=database_now(), **values)
 
 
 def _too_dear(

@@ -25,6 +25,7 @@ from segments import rules, saving
 from segments.compile import compile_rule
 from segments.models import ListChange, ListMiss, Segment
 from segments.reading import TooDear, too_long
+from smartcomm.core.clock import database_now
 from smartcomm.core.db import QUERY_CANCELED, execute, fetch_all, sqlstate
 from smartcomm.core.errors import Conflict, Invalid
 from smartcomm.core.templatetags.look import moment
@@ -255,7 +256,7 @@ def change(
     A line that stands for nobody, or for several, is kept with its reason. To replace
     all by nobody is not done: it would be a mistake. Raises Invalid for too many lines.
     """
-    now = now or timezone.now()
+    now = now or database_now()
     segment = _lock(segment)
     _load(lines, by=by)
     total, found, unknown, ambiguous = fetch_all(COUNT_FOUND)[0]
@@ -320,7 +321,7 @@ def edit(
     Unknown ones are told, and hinder none of the others. Raises Invalid for an ID that
     is to be put in and taken out at once.
     """
-    now = now or timezone.now()
+    now = now or database_now()
     segment = _lock(segment)
     if both := set(add) & set(remove):
         raise Invalid(
@@ -365,7 +366,7 @@ def freeze(
 
     Raises Conflict for a name that is taken, TooDear for a rule that takes too long.
     """
-    now = now or timezone.now()
+    now = now or database_now()
     query = compile_rule(rules.parse(segment.rule), now=now)
     with transaction.atomic():
         frozen = saving.create(
@@ -406,7 +407,7 @@ def frozen_name(segment: Segment, *, now: datetime) -> str:
 
 def recount(segment: Segment, *, now: datetime | None = None) -> int:
     """Count the list, and keep the number. Merging and erasing change it as well."""
-    now = now or timezone.now()
+    now = now or database_now()
     count = int(segment.memberships.count())
     Segment.objects.filter(pk=segment.pk).update(
         count=count,

@@ -206,6 +206,9 @@ WEBHOOK_CALLS_PER_RECEIVER = env.int("WEBHOOK_CALLS_PER_RECEIVER", default=4)
 SEGMENT_COUNT_SECONDS = env.int("SEGMENT_COUNT_SECONDS", default=60)
 SEGMENT_COUNTS_AT_ONCE = env.int("SEGMENT_COUNTS_AT_ONCE", default=2)
 
+# All processes go by the clock of the database; see smartcomm.core.clock.
+CLOCK_OF_DATABASE = True
+
 # Celery carries wake-ups only, so nothing of it is kept or repeated.
 CELERY_BROKER_URL = embedded.broker_url()
 CELERY_TASK_IGNORE_RESULT = True
@@ -232,9 +235,16 @@ CELERY_TASK_ROUTES = {
 }
 CELERY_TASK_DEFAULT_QUEUE = "campaigns"
 TICK_SECONDS = 5
+# A tick that nobody took is forgotten, lest they pile up. Whether it is too old, a
+# worker tells by its own clock, which may differ from that of beat by almost so much.
+TICK_KEPT_SECONDS = 150
 CELERY_BEAT_SCHEDULE_FILENAME = str(DATA_DIR / "celerybeat")
 CELERY_BEAT_SCHEDULE = {
-    name: {"task": task, "schedule": every, "options": {"expires": every}}
+    name: {
+        "task": task,
+        "schedule": every,
+        "options": {"expires": max(every, TICK_KEPT_SECONDS)},
+    }
     for name, task, every in [
         ("campaigns", "campaigns.tasks.tick", TICK_SECONDS),
         ("broadcasts", "campaigns.tasks.walk_broadcasts", TICK_SECONDS),

@@ -30,6 +30,9 @@ DATABASES["default"]["TEST"] = {"NAME": f"test_smartcomm_{migrations_digest()}"}
 # Tests are refused a lot. Those of this limit set one.
 API_FAILURES_PER_SECOND = 0
 
+# One machine, one clock; and a test that counts queries counts the same each time.
+CLOCK_OF_DATABASE = False
+
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
 

@@ -16,7 +16,6 @@ import structlog
 from django.contrib.auth.models import AbstractBaseUser
 from django.db import transaction
 from django.db.models import Q
-from django.utils import timezone
 
 from campaigns.bells import REHEARSE
 from campaigns.models import Campaign, Rehearsal, Version
@@ -29,6 +28,7 @@ from campaigns.rehearsal.replay import (
 )
 from campaigns.rehearsal.stage import close_doors, own_connection, set_stage
 from smartcomm.core import doorbell
+from smartcomm.core.clock import database_now
 from smartcomm.core.errors import Conflict, Invalid, UserError
 from smartcomm.core.stopping import is_stopping
 
@@ -63,7 +63,7 @@ def ask(
         raise Invalid(f"“days” is a number from 1 to {MOST_DAYS}.", field="days")
     if not version.start or not version.event_name:
         raise Invalid("There is nothing to rehearse: draw a trigger and a step first.")
-    now = timezone.now()
+    now = database_now()
     with transaction.atomic():
         Campaign.objects.select_for_update().get(pk=version.campaign_id)
         if under_way(version.campaign_id) is not None:
@@ -91,14 +91,14 @@ def under_way(campaign_id: int) -> Rehearsal | None:
 def cancel(order: Rehearsal) -> None:
     """Stop it where it is. Nothing happens to one that is over."""
     Rehearsal.objects.filter(pk=order.pk, status__in=Rehearsal.OPEN).update(
-        status=Rehearsal.Status.CANCELLED, ended_at=timezone.now()
+        status=Rehearsal.Status.CANCELLED, ended_at=database_now()
     )
     order.refresh_from_db()
 
 
 def rehearse_next() -> int:
     """Take the order that has waited longest, and carry it out. Returns how many."""
-    order = _take(timezone.now())
+    order = _take(database_now())
     if order is None:
         return 0
     work = _Work(order)
@@ -181,7 +181,7 @@ def _take(now: datetime) -> Rehearsal | None:
 def _tell(order: Rehearsal, progress: float) -> bool:
     """Say how far it is. Returns whether it is still wanted."""
     told = Rehearsal.objects.filter(pk=order.pk, status=Rehearsal.Status.RUNNING)
-    return bool(told.update(progress=progress, alive_at=timezone.now()))
+    return bool(told.update(progress=progress, alive_at=database_now()))
 
 
 def _end(order: Rehearsal, work: _Work) -> None:
@@ -203,7 +203,7 @@ def _end(order: Rehearsal, work: _Work) -> None:
         error=error,
         result=work.result,
         progress=1 if work.error is None else work.progress,
-        ended_at=timezone.now(),
+        ended_at=database_now(),
     )
 
 

@@ -14,7 +14,6 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
-from django.utils import timezone
 from django.utils.safestring import SafeString
 from django.views.decorators.http import require_POST
 from unfold.decorators import action, display
@@ -22,6 +21,7 @@ from unfold.decorators import action, display
 from campaigns.models import WebhookCall
 from campaigns.webhooks import queue, signing
 from smartcomm.core.admin import JournalAdmin, SinceFilter
+from smartcomm.core.clock import database_now
 from smartcomm.core.look import badge, link, quiet, to_the_minute
 
 Status = WebhookCall.Status
@@ -116,7 +116,7 @@ class WebhookCallAdmin(JournalAdmin):
         self._cancel(request, list(queryset.values_list("pk", flat=True)))
 
     def _retry(self, request: HttpRequest, ids: list[int]) -> None:
-        done = queue.retry_calls(ids, now=timezone.now())
+        done = queue.retry_calls(ids, now=database_now())
         self._tell(
             request,
             ids,
@@ -128,7 +128,7 @@ class WebhookCallAdmin(JournalAdmin):
 
     def _cancel(self, request: HttpRequest, ids: list[int]) -> None:
         reason = f"Cancelled by {request.user}."
-        done = queue.cancel_calls(ids, reason=reason, now=timezone.now())
+        done = queue.cancel_calls(ids, reason=reason, now=database_now())
         self._tell(
             request,
             ids,

@@ -23,7 +23,6 @@ from typing import Any
 import structlog
 from django.conf import settings
 from django.db import transaction
-from django.utils import timezone
 
 from campaigns.bells import TICK
 from campaigns.models import WebhookCall
@@ -31,6 +30,7 @@ from campaigns.webhooks import answers, signing
 from campaigns.webhooks.retry import can_help, next_try, read_retry_after
 from messaging.rows import as_json
 from smartcomm.core import outbound, stopping
+from smartcomm.core.clock import database_now
 from smartcomm.core.db import execute, fetch_all
 from smartcomm.core.doorbell import ring
 from smartcomm.core.outbound import AddressRefused, Answer, NoAnswer
@@ -220,7 +220,7 @@ CLAIM = """
 
 
 def _claim(limit: int) -> list[Claimed]:
-    now = timezone.now()
+    now = database_now()
     with transaction.atomic():
         execute(ALONE)
         rows = fetch_all(
@@ -241,7 +241,7 @@ def _claim(limit: int) -> list[Claimed]:
 
 def _try(call: Claimed) -> Tried:
     """Make one call. Never raises: whatever happens is how it ended."""
-    at, begun = timezone.now(), time.monotonic()
+    at, begun = database_now(), time.monotonic()
     if call.expires_at <= at:
         return Tried(call, at, 0, error="Its time was over before it could be made.")
     body = call.body.encode()
@@ -333,12 +333,12 @@ def _record(ended: Iterable[Tried]) -> None:
     records = []
     for tried in ended:
         _receivers.note(tried)
-        records.append(_record_of(tried, now=timezone.now()))
+        records.append(_record_of(tried, now=database_now()))
     if not records:
         return
     rows = fetch_all(
         RECORD,
-        {"now": timezone.now(), "most": MAX_TRIES, "records": as_json(records)},
+        {"now": database_now(), "most": MAX_TRIES, "records": as_json(records)},
     )
     if any(status != Status.QUEUED and not settled for status, settled in rows):
         ring(TICK)

@@ -8,7 +8,6 @@ from typing import Annotated, Any, ClassVar
 
 import msgspec
 from django.http import HttpRequest, HttpResponse
-from django.utils import timezone
 from drf_spectacular.utils import (
     OpenApiExample,
     PolymorphicProxySerializer,
@@ -27,6 +26,7 @@ from events.ingest import Recorded, Result
 from events.models import Scope
 from smartcomm.core.api import ApiView
 from smartcomm.core.bodies import MAX_ITEMS, TooLarge, read_body
+from smartcomm.core.clock import database_now
 from smartcomm.core.errors import Invalid, UserError
 from smartcomm.core.openapi import operation
 from smartcomm.core.problems import Problem, problem_details
@@ -113,7 +113,7 @@ class SegmentMessages(ApiView):
         return super().dispatch(request, *args, **kwargs)
 
     def post(self, request: Request) -> Response:
-        now = timezone.now()
+        now = database_now()
         body = body_of(request)
         _check_shape(body, batch=self.type is None)
         caller = caller_of(request)
@@ -334,7 +334,7 @@ class CloudEvents(ApiView):
         example=CLOUDEVENTS_ANSWER,
     )
     def post(self, request: Request) -> HttpResponse:
-        now = timezone.now()
+        now = database_now()
         recorded = record_cloudevents(
             _cloudevents(request), source=caller_of(request).source, now=now
         )

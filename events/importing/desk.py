@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from django.db import transaction
-from django.utils import timezone
 
 from events.importing import plan as plans
 from events.importing.guess import (
@@ -27,6 +26,7 @@ from events.importing.reading import Row, Shape, digest_of, look_at
 from events.importing.run import RUN, directory, errors_path, is_held, take
 from events.models import Import, Source
 from smartcomm.core import doorbell
+from smartcomm.core.clock import database_now
 from smartcomm.core.errors import Conflict, Invalid
 
 Status = Import.Status
@@ -222,7 +222,7 @@ def cancel(one: Import) -> None:
         "It has ended already.",
     ) as row:
         row.status = Status.CANCELLED
-        row.claim, row.claimed_until, row.ended_at = None, None, timezone.now()
+        row.claim, row.claimed_until, row.ended_at = None, None, database_now()
         row.save()
 
 

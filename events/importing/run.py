@@ -21,7 +21,6 @@ import structlog
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, transaction
 from django.db.models import F, Q
-from django.utils import timezone
 
 from customers.attributes import known_types
 from customers.upsert import upsert_customers
@@ -32,6 +31,7 @@ from events.importing.refused import RefusedRows
 from events.ingest import DUPLICATE, REJECTED, record_events
 from events.models import EventField, Format, Import, Kind, RejectedEvent
 from events.wire import UNSTORABLE, Refusal
+from smartcomm.core.clock import database_now
 from smartcomm.core.db import claim, fetch_all, sqlstate
 from smartcomm.core.errors import UserError
 
@@ -117,7 +117,7 @@ def is_held(one: Import, *, now: datetime) -> bool:
 def let_go(one: Import) -> None:
     """Put an import back, for the next worker to go on with."""
     Import.objects.filter(pk=one.pk, claim=one.claim, status=Status.RUNNING).update(
-        status=Status.QUEUED, claim=None, claimed_until=timezone.now()
+        status=Status.QUEUED, claim=None, claimed_until=database_now()
     )
 
 
@@ -167,7 +167,7 @@ def _fail(held: Import, sentence: str) -> None:
         error=sentence,
         claim=None,
         claimed_until=None,
-        ended_at=timezone.now(),
+        ended_at=database_now(),
     )
     held.refresh_from_db()
 
@@ -202,7 +202,7 @@ def _work_on(
         read_bytes=held.size,
         claim=None,
         claimed_until=None,
-        ended_at=timezone.now(),
+        ended_at=database_now(),
     ):
         raise Lost
     held.refresh_from_db()
@@ -439,7 +439,7 @@ class _Worker:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 with transaction.atomic():
-                    return self._write(batch, now=timezone.now())
+                    return self._write(batch, now=database_now())
             except OperationalError as error:
                 deadlock = sqlstate(error) == DEADLOCK
                 if not deadlock or attempt == ATTEMPTS:

@@ -20,6 +20,7 @@ from segments.compile import compile_rule
 from segments.models import Due, Membership, Segment, Upkeep
 from segments.upkeep import applying, clock, feed, meanings, recount
 from segments.upkeep.meanings import Meaning, Meanings
+from smartcomm.core.clock import database_now
 from smartcomm.core.db import execute, fetch_all
 from smartcomm.core.errors import UserError
 
@@ -84,7 +85,7 @@ def keep(*, now: datetime | None = None) -> Round:
 
     With nothing to do it costs one query. A segment that fails stops no other.
     """
-    now = now or timezone.now()
+    now = now or database_now()
     if _is_idle(now):
         return Round()
     done = Round()
@@ -104,7 +105,7 @@ def keep(*, now: datetime | None = None) -> Round:
 
 def keep_all(*, now: datetime | None = None, rounds: int = 10_000) -> None:
     """Go on until everything is as it should be at this moment, as far as it can be."""
-    now = now or timezone.now()
+    now = now or database_now()
     for _ in range(rounds):
         if not keep(now=now).is_more:
             return

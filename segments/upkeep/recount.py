@@ -24,6 +24,7 @@ from segments.models import Change, Counted, Membership, Reminder, Segment, Upke
 from segments.reading import FAULT, too_long
 from segments.upkeep import applying, clock, settling
 from segments.upkeep.meanings import NO_RECOUNT, Meaning, fail
+from smartcomm.core.clock import database_now
 from smartcomm.core.db import QUERY_CANCELED, execute, fetch_all, sqlstate
 from smartcomm.core.errors import UserError
 
@@ -68,7 +69,7 @@ def want(pks: list[int], *, now: datetime, looked: bool = True) -> None:
 
 def want_checks(*, now: datetime | None = None) -> int:
     """Have all segments checked that were not counted since last night. How many."""
-    now = now or timezone.now()
+    now = now or database_now()
     night = timezone.localtime(now).replace(hour=NIGHT, minute=0, second=0)
     if night > timezone.localtime(now):
         night -= timedelta(days=1)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from django.db.models import F
 from django.db.models.functions import Coalesce, Now
-from django.utils import timezone
 
 from segments import rules
 from segments.dictionary import Dictionary
 from segments.models import Segment, Upkeep
 from segments.upkeep import meanings
 from smartcomm.core import doorbell
+from smartcomm.core.clock import database_now
 
 #: The task that keeps the members.
 KEEP = "segments.tasks.keep"
@@ -28,7 +28,7 @@ def rule_saved(segment: Segment) -> None:
     if not segment.is_static and not segment.is_archived:
         meaning = meanings.meaning_of(segment)
         if meaning.fingerprint != segment.fingerprint:
-            meanings.begin_edition(segment, meaning, now=timezone.now())
+            meanings.begin_edition(segment, meaning, now=database_now())
     doorbell.ring(KEEP)
 
 
