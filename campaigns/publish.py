@@ -36,6 +36,7 @@ from segments.dictionary import Dictionary
 from segments.models import Segment
 from segments.usage import hold, refuse_archived
 from smartcomm.core import doorbell
+from smartcomm.core.db import execute
 from smartcomm.core.errors import Conflict, Several, UserError
 
 
@@ -188,6 +189,9 @@ def _write_down(campaign: Campaign, *, at: datetime) -> None:
 def _mark_awaited() -> None:
     """Keep `EventType.is_awaited` true: a campaign at work waits for the type, or a
     run of one does."""
+    # One after another: a pause that does not see what is published meanwhile would
+    # say that nobody waits.
+    execute("SELECT pg_advisory_xact_lock(hashtext('campaigns.awaited'))")
     waiting = Exists(
         Version.objects.filter(
             event_type=OuterRef("pk"),
