@@ -27,6 +27,8 @@ ABOUT_SEGMENTS = ("segment.entered", "segment.left")
 #: What recorded events and calls say, in words that are not ours.
 SAYINGS = ("context", "body")
 NUMBER = re.compile(r"[0-9]{1,18}")
+#: More than any drawing needs.
+MAX_DEPTH = 100
 MAX_NAME = 150
 MAX_DESCRIPTION = 10_000
 
@@ -135,7 +137,7 @@ def _renumbered(drawing: Any, numbers: Mapping[int, int]) -> Any:
     return _mapped(drawing, here)
 
 
-def _mapped(value: Any, new: Callable[[int], int]) -> Any:
+def _mapped(value: Any, new: Callable[[int], int], depth: int = 0) -> Any:
     """A copy in which every number of a segment is another one.
 
     They stand under “segment” in rules and lists, and in the conditions on events that
@@ -147,6 +149,8 @@ def _mapped(value: Any, new: Callable[[int], int]) -> Any:
             return [renumbered(one) for one in found]
         return new(found) if type(found) is int else found
 
+    if depth > MAX_DEPTH:
+        raise Invalid(f"The file is nested more than {MAX_DEPTH} deep.")
     match value:
         case dict():
             copy = {
@@ -154,7 +158,7 @@ def _mapped(value: Any, new: Callable[[int], int]) -> Any:
                 if key == "segment"
                 else one
                 if key in SAYINGS
-                else _mapped(one, new)
+                else _mapped(one, new, depth + 1)
                 for key, one in value.items()
             }
             if copy.get("event") in ABOUT_SEGMENTS:
@@ -165,7 +169,7 @@ def _mapped(value: Any, new: Callable[[int], int]) -> Any:
                         line["value"] = renumbered(line.get("value"))
             return copy
         case list():
-            return [_mapped(one, new) for one in value]
+            return [_mapped(one, new, depth + 1) for one in value]
     return value
 
 

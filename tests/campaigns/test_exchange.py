@@ -125,6 +125,7 @@ def test_a_segment_that_is_not_here_is_named(campaign):
         ({"segments": {"9" * 5_000: "y"}}, Invalid, "“segments” is an object"),
         ({"segments": {"9": "\x00"}}, Invalid, "“segments.9” is a text"),
         ({"segments": {"9": 9}}, Invalid, "“segments.9” is a text"),
+        ({"steps": json.loads("[" * 600 + "]" * 600)}, Invalid, "nested more than"),
         ({"steps": "none", "name": "Other"}, Several, "“steps” is a list"),
         ({}, Conflict, "There is a campaign “Welcome” already"),
     ],
