@@ -73,6 +73,11 @@ class _Batch:
         """Take a run on by this way. Returns whether it has come to another step."""
         step = self.steps[run.step_id]
         self.changed[run.pk] = run
+        following = step.next.get(way)
+        if following and (run.version_id, following) not in self.by_key:
+            run.status, run.due_at, run.finished_at = Run.Status.FAILED, None, self.now
+            run.reason = f"“{way}” leads to “{following}”, and there is no such step."
+            return False
         self.passages.append(
             Passage(
                 customer_id=run.customer_id,
@@ -85,7 +90,7 @@ class _Batch:
             )
         )
         run.attempts = 0
-        if following := step.next.get(way):
+        if following:
             run.step = self.by_key[run.version_id, following]
             run.arrived_at = run.due_at = self.now
             return True
@@ -274,9 +279,9 @@ def _execute(
     batch: _Batch, step: Step, group: Sequence[Started]
 ) -> Mapping[int, Outcome]:
     """The outcomes of one step. A run that cannot be executed holds up no other."""
-    action = ACTIONS[step.action]
-    execute = action.rehearse if batch.is_rehearsal else action.execute
     try:
+        action = ACTIONS[step.action]
+        execute = action.rehearse if batch.is_rehearsal else action.execute
         with transaction.atomic():
             return execute(step, group, now=batch.now)
     except Exception as error:

@@ -7,28 +7,28 @@ Numbers mean nothing elsewhere; coming in, segments are found by their names.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from typing import Any
 
 from django.contrib.auth.models import AbstractBaseUser
 from django.db import transaction
 
-from campaigns.actions import ACTIONS
 from campaigns.drawing import as_json, save_draft
 from campaigns.models import Campaign, Version
 from segments.models import Segment
 from smartcomm.core.errors import Conflict, Invalid
 
 FORMAT = "smartcomm.campaign/1"
-KEYS = frozenset(
-    {
-        *("format", "name", "description", "segments"),
-        *("trigger", "entry", "start", "steps"),
-    }
-)
+DRAWING = ("trigger", "entry", "start", "steps")
+KEYS = frozenset({"format", "name", "description", "segments", *DRAWING})
 #: Events whose field “segment” is the number of one.
 ABOUT_SEGMENTS = ("segment.entered", "segment.left")
+#: What recorded events and calls say, in words that are not ours.
+SAYINGS = ("context", "body")
+NUMBER = re.compile(r"[0-9]{1,18}")
+#: More than any drawing needs.
+MAX_DEPTH = 100
 MAX_NAME = 150
 MAX_DESCRIPTION = 10_000
 
@@ -43,13 +43,13 @@ def export(campaign: Campaign) -> dict[str, Any]:
     if version is None:
         raise Conflict(f"“{campaign}” has no drawing yet.")
     drawing = as_json(version)
-    asked = {
-        pk
-        for step in drawing["steps"]
-        if step["action"] in ACTIONS
-        for pk in ACTIONS[step["action"]].segments(step["config"])
-    }
-    asked |= _in_trigger(drawing["trigger"])
+    asked: set[int] = set()
+
+    def ask(number: int) -> int:
+        asked.add(number)
+        return number
+
+    _mapped(drawing, ask)
     names = dict(Segment.objects.filter(pk__in=asked).values_list("pk", "name"))
     return {
         "format": FORMAT,
@@ -78,11 +78,10 @@ def read(
     name = _text(name or data.get("name"), "name", most=MAX_NAME)
     if not name:
         raise Invalid("The campaign has no name.", field="name")
-    drawing = {
-        key: data[key] for key in ("trigger", "entry", "start", "steps") if key in data
-    }
-    numbers = _numbers(data.get("segments", {}))
-    drawing = _renumbered(drawing, numbers)
+    drawing = _renumbered(
+        {key: data[key] for key in DRAWING if key in data},
+        _numbers(data.get("segments", {})),
+    )
     with transaction.atomic():
         if Campaign.objects.filter(name=name).exists():
             raise Conflict(
@@ -101,35 +100,15 @@ def read(
     return campaign
 
 
-def _in_trigger(trigger: Mapping[str, Any]) -> set[int]:
-    """The segments that “segment.entered” or “segment.left” are asked to be of."""
-    return {
-        line["value"]
-        for line in _about_segments(trigger)
-        if type(line.get("value")) is int
-    }
-
-
-def _about_segments(trigger: object) -> list[dict[str, Any]]:
-    if not isinstance(trigger, Mapping) or trigger.get("event") not in ABOUT_SEGMENTS:
-        return []
-    where = trigger.get("where")
-    return [
-        line
-        for line in (where if isinstance(where, list) else [])
-        if isinstance(line, dict) and line.get("field") == "segment"
-    ]
-
-
 def _numbers(told: object) -> dict[int, int]:
     """Number in the file → number here, by the names of the segments."""
     if not isinstance(told, Mapping):
         raise Invalid("“segments” is an object: number → name.", field="segments")
     names: dict[int, str] = {}
     for number, name in told.items():
-        if not str(number).isdecimal() or not isinstance(name, str):
+        if not NUMBER.fullmatch(str(number)):
             raise Invalid("“segments” is an object: number → name.", field="segments")
-        names[int(str(number))] = name
+        names[int(str(number))] = _text(name, f"segments.{number}", most=MAX_NAME)
     here = dict(
         Segment.objects.filter(name__in=names.values()).values_list("name", "pk")
     )
@@ -143,27 +122,54 @@ def _numbers(told: object) -> dict[int, int]:
     return {number: here[name] for number, name in names.items()}
 
 
-def _renumbered(value: Any, numbers: Mapping[int, int]) -> Any:
+def _renumbered(drawing: Any, numbers: Mapping[int, int]) -> Any:
     """The same with the numbers of this installation wherever a segment is named."""
 
-    def number_of(found: object) -> object:
-        return numbers.get(found, found) if type(found) is int else found
+    def here(number: int) -> int:
+        if number not in numbers:
+            raise Invalid(
+                f"The campaign speaks of segment {number}, and “segments” does not "
+                "say what it is called. Write it there: number → name.",
+                field="segments",
+            )
+        return numbers[number]
 
-    renumbered = _mapped(deepcopy(value), number_of)
-    for line in _about_segments(renumbered.get("trigger")):
-        line["value"] = number_of(line.get("value"))
-    return renumbered
+    return _mapped(drawing, here)
 
 
-def _mapped(value: Any, number_of: Callable[[object], object]) -> Any:
+def _mapped(value: Any, new: Callable[[int], int], depth: int = 0) -> Any:
+    """A copy in which every number of a segment is another one.
+
+    They stand under “segment” in rules and lists, and in the conditions on events that
+    are about segments.
+    """
+
+    def renumbered(found: Any) -> Any:
+        if isinstance(found, list):
+            return [renumbered(one) for one in found]
+        return new(found) if type(found) is int else found
+
+    if depth > MAX_DEPTH:
+        raise Invalid(f"The file is nested more than {MAX_DEPTH} deep.")
     match value:
         case dict():
-            return {
-                key: number_of(one) if key == "segment" else _mapped(one, number_of)
+            copy = {
+                key: renumbered(one)
+                if key == "segment"
+                else one
+                if key in SAYINGS
+                else _mapped(one, new, depth + 1)
                 for key, one in value.items()
             }
+            if copy.get("event") in ABOUT_SEGMENTS:
+                for line in (
+                    copy["where"] if isinstance(copy.get("where"), list) else []
+                ):
+                    if isinstance(line, dict) and line.get("field") == "segment":
+                        line["value"] = renumbered(line.get("value"))
+            return copy
         case list():
-            return [_mapped(one, number_of) for one in value]
+            return [_mapped(one, new, depth + 1) for one in value]
     return value
 
 

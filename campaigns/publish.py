@@ -29,6 +29,7 @@ from segments import rules
 from segments.usage import hold
 from smartcomm.core import doorbell
 from smartcomm.core.clock import database_now
+from smartcomm.core.db import execute
 from smartcomm.core.errors import Conflict, Several, UserError
 
 
@@ -66,7 +67,7 @@ def check(version: Version) -> Findings:
     findings.note(graph.problems(drawing, ways=_WAYS, idle=_IDLE))
     event_type = EventType.objects.filter(name=version.event_name).first()
     _check_event(version, event_type, findings)
-    draft = Draft(version, event_type, drawing, timezone.now())
+    draft = Draft(version, event_type, drawing, database_now())
     for step in version.steps.all():
         findings.note(ACTIONS[step.action].check(step, draft))
     return findings
@@ -186,6 +187,9 @@ def _write_down(campaign: Campaign, *, at: datetime) -> None:
 def _mark_awaited() -> None:
     """Keep `EventType.is_awaited` true: a campaign at work waits for the type, or a
     run of one does."""
+    # One after another: a pause that does not see what is published meanwhile would
+    # say that nobody waits.
+    execute("SELECT pg_advisory_xact_lock(hashtext('campaigns.awaited'))")
     waiting = Exists(
         Version.objects.filter(
             event_type=OuterRef("pk"),

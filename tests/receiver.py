@@ -37,6 +37,8 @@ class Reply:
     drips: float = 0
     #: Cuts the line after so many bytes of the body.
     cut_at: int | None = None
+    #: Sends this, to the letter, instead of all else.
+    raw: bytes = b""
 
 
 class Receiver(ThreadingHTTPServer):
@@ -88,6 +90,9 @@ class _Handler(BaseHTTPRequestHandler):
                 server.at_once -= 1
 
     def _answer(self, reply: Reply) -> None:
+        if reply.raw:
+            self.wfile.write(reply.raw)
+            return
         self.send_response(reply.status)
         for name, value in {
             "Content-Length": str(len(reply.body)),

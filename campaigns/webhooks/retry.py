@@ -16,6 +16,8 @@ PAUSES = (
     timedelta(hours=2),
     timedelta(hours=4),
 )
+#: A pause that no clock could hold means: never again.
+NEVER = timedelta(days=10_000)
 
 
 def next_try(
@@ -44,12 +46,11 @@ def read_retry_after(text: str, *, now: datetime) -> timedelta | None:
     """How long a receiver asks to be left alone: seconds, or a date of HTTP."""
     text = text.strip()
     if text.isascii() and text.isdigit():
-        # A number that no clock can hold means: never again.
-        return timedelta(seconds=min(int(text[:12]), 10**9))
+        return min(timedelta(seconds=int(text[:12])), NEVER)
     try:
         moment = parsedate_to_datetime(text)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return max(moment - now, timedelta(0))
+    return min(max(moment - now, timedelta(0)), NEVER)

@@ -33,7 +33,8 @@ DROPPED = "The line dropped in the middle of the answer."
 PORTS = {"http": 80, "https": 443}
 
 #: What a request target is made of; http.client lets no more through either.
-_PRINTABLE = re.compile(r"[!-~]+\Z")
+_URL = re.compile(r"[!-~]+\Z")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?\.?\Z|\[[0-9a-f:.]+\]\Z")
 
 #: Not for the public, though what Python knows of addresses lets some of it through:
@@ -120,7 +121,7 @@ def read_target(url: str, *, internal: Collection[str] = ()) -> Target:
 
 def take_apart(url: str) -> Target:
     """The parts of an address. Raises AddressRefused for what is none."""
-    if len(url) > MAX_URL or not _PRINTABLE.match(url):
+    if len(url) > MAX_URL or not _URL.match(url):
         raise AddressRefused(
             f"An address has at most {MAX_URL:,} characters, no blanks, and nothing "
             "but ASCII: write other characters as %C3%A4, or a host as xn--…"
@@ -179,7 +180,7 @@ def post(
             raise NoAnswer(DROPPED)
         return Answer(
             response.status,
-            response.reason,
+            _printable(response.reason),
             {name.lower(): value for name, value in response.getheaders()},
             read[:MAX_ANSWER],
             len(read) > MAX_ANSWER,
@@ -195,7 +196,8 @@ def post(
         ) from error
     except http.client.IncompleteRead as error:
         raise NoAnswer(DROPPED) from error
-    except (OSError, http.client.HTTPException) as error:
+    # ValueError: for sizes that are none, http.client has no error of its own.
+    except (OSError, http.client.HTTPException, ValueError) as error:
         raise NoAnswer(f"{target.receiver} did not answer: {_said(error)}.") from error
     finally:
         connection.hang_up()
@@ -354,4 +356,9 @@ def _trust() -> ssl.SSLContext:
 
 def _said(error: BaseException) -> str:
     said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(said)[:200].rstrip(".")
+    return _printable(str(said))[:200].rstrip(".")
+
+
+def _printable(text: str) -> str:
+    """On one line, and without what has no place in a text, such as NUL."""
+    return " ".join(_CONTROL.sub(" ", text).split())

@@ -13,7 +13,7 @@ from campaigns import dispatch, publish
 from campaigns.actions import ACTIONS
 from campaigns.dispatch import dispatch_events
 from campaigns.engine import advance_runs, settle_runs
-from campaigns.models import Campaign, Entry, Passage, Run, TurnedAway
+from campaigns.models import Campaign, Entry, Passage, Run, Step, TurnedAway
 from events.models import PendingEvent
 from messaging.models import Message
 from messaging.send import send_messages
@@ -355,6 +355,30 @@ def test_refresh_filter_asks_the_earlier_filter_again_with_the_same_event():
         ("again", "negative"),
     ]
     assert not Message.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("broken", "status", "reason"),
+    [
+        # As an older program finds it after an upgrade that was taken back.
+        ({"action": "teleport"}, "waiting", "Internal error; see the log."),
+        (
+            {"next": {"sent": "nowhere"}},
+            "failed",
+            "“sent” leads to “nowhere”, and there is no such step.",
+        ),
+    ],
+)
+def test_a_step_that_makes_no_sense_holds_up_no_other_campaign(broken, status, reason):
+    campaigns = [make.campaign(make.sms(), on="Order paid") for _ in range(2)]
+    Step.objects.filter(version__campaign=campaigns[0]).update(**broken)
+    make.event(make.reachable(), "Order paid")
+    while dispatch_events() + advance_runs() + send_messages() + settle_runs():
+        pass
+
+    odd, fine = Run.objects.order_by("campaign_id")
+    assert (odd.status, odd.reason) == (status, reason)
+    assert fine.status == "finished"
 
 
 def test_a_step_that_fails_holds_up_no_other_run(monkeypatch):

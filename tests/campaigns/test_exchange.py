@@ -71,6 +71,39 @@ def test_elsewhere_segments_are_found_by_their_names(campaign):
     assert drawing["steps"][1]["config"] == {"segment": here["Guests"]}
 
 
+def test_elsewhere_a_number_is_a_segment_only_where_it_means_one(campaign):
+    [vip, guests] = Segment.objects.order_by("pk")
+    about = [{"field": "segment", "op": "in", "value": [vip.pk, guests.pk]}]
+    says = {"segment": vip.pk}
+    url = "https://erp.example.com/"
+    waits = {"event": "segment.left", "where": about, "for": 1, "unit": "days"}
+    rule = {"event": "segment.left", "where": about}
+    other = make.draft(
+        make.step("wait", "wait_for_event", waits, happened="who"),
+        make.step("who", "filter_customers", {"rule": rule}, positive="note"),
+        make.step("note", "record_event", {"event": "Seen", "context": says}, done="t"),
+        make.step("t", "call_webhook", {"url": url, "body": says}),
+        name="Farewell",
+    )
+    told = exchange.export(other)
+    assert set(told["segments"].values()) == {"VIP", "Guests"}
+    elsewhere()
+    again = as_json(exchange.read(told, name="Farewell 2").versions.get())
+
+    here = dict(Segment.objects.values_list("name", "pk"))
+    wait, who, note, call = (step["config"] for step in again["steps"])
+    asked = [here["VIP"], here["Guests"]]
+    assert wait["where"][0]["value"] == who["rule"]["where"][0]["value"] == asked
+    assert note["context"] == call["body"] == says
+
+
+def test_a_number_without_a_name_is_refused_and_no_other_segment_is_taken(campaign):
+    told = exchange.export(campaign)
+    told["segments"].popitem()
+    with pytest.raises(Invalid, match="does not say what it is called"):
+        exchange.read(told, name="Welcome 2")
+
+
 def test_a_segment_that_is_not_here_is_named(campaign):
     told = exchange.export(campaign)
     Segment.objects.filter(name="VIP").update(name="Other")
@@ -89,6 +122,10 @@ def test_a_segment_that_is_not_here_is_named(campaign):
         ({"name": "x" * 151}, Invalid, "“name” is a text"),
         ({"segments": []}, Invalid, "“segments” is an object"),
         ({"segments": {"x": "y"}}, Invalid, "“segments” is an object"),
+        ({"segments": {"9" * 5_000: "y"}}, Invalid, "“segments” is an object"),
+        ({"segments": {"9": "\x00"}}, Invalid, "“segments.9” is a text"),
+        ({"segments": {"9": 9}}, Invalid, "“segments.9” is a text"),
+        ({"steps": json.loads("[" * 600 + "]" * 600)}, Invalid, "nested more than"),
         ({"steps": "none", "name": "Other"}, Several, "“steps” is a list"),
         ({}, Conflict, "There is a campaign “Welcome” already"),
     ],

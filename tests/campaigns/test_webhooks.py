@@ -302,6 +302,38 @@ def test_a_fault_of_ours_is_told_and_tried_again(receiver, settings):
     assert call.reason == "Internal error: ImproperlyConfigured; see the log."
 
 
+_CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (b"HTTP/1.1 500 Sorry\x00!\r\n\r\n", "It answered 500 Sorry !."),
+        (
+            b"HTTP/1.1 503 \r\nRetry-After: Fri, 31 Dec 9999 23:59:59 GMT\r\n\r\n",
+            "503.",
+        ),
+        (b"Sorry\x00!\r\n", "did not answer: Sorry !."),
+        (_CHUNKED + b"-5\r\n{}\r\n", "length must be non-negative or -1."),
+        (_CHUNKED + b"five\r\n{}\r\n", "in the middle of the answer."),
+    ],
+)
+def test_an_odd_answer_is_recorded_and_spoils_no_other(receiver, raw, reason):
+    receiver.reply = lambda call: (
+        Reply(raw=raw) if call.json["body"]["odd"] else Reply()
+    )
+    started(receiver, context={"odd": True}, body={"odd": "$odd"})
+    make.event(make.customer(), "Order paid", odd=False)
+    go()
+
+    assert send.send_calls() == 2
+
+    odd, good = WebhookCall.objects.order_by("pk")
+    assert odd.status in ("queued", "failed")
+    assert odd.reason.endswith(reason)
+    assert good.status == "done"
+
+
 # What is kept of an answer
 
 
@@ -765,7 +797,9 @@ def test_pauses_grow(attempts, retry_after, pause):
         ("", None),
         ("120", 120),
         (" 0 ", 0),
-        ("9" * 40, 10**9),
+        ("9" * 40, 864_000_000),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 864_000_000),
+        ("Fri, 31 Dec 99999999999999999999 23:59:59 GMT", None),
         ("Tue, 01 Dec 2026 00:01:00 GMT", 60),
         ("Mon, 30 Nov 2026 00:01:00 GMT", 0),
         ("soon", None),

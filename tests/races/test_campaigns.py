@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 from django.db import transaction
 from django.utils import timezone
@@ -11,7 +14,7 @@ from campaigns.broadcast import walk_broadcasts
 from campaigns.dispatch import dispatch_events, dispatch_system_events
 from campaigns.engine import advance_runs, settle_runs
 from campaigns.models import Broadcast, Campaign, Entry, Passage, Run
-from events.models import PendingEvent
+from events.models import EventType, PendingEvent
 from messaging.models import Message
 from tests import make
 from tests.races.together import at_once
@@ -149,3 +152,26 @@ def test_publishing_at_once_publishes_once():
 
     assert sorted(at_once(4, attempt)) == ["Conflict"] * 3 + ["published"]
     assert campaign.versions.filter(status="published").count() == 1
+
+
+def test_a_type_stays_awaited_when_one_campaign_is_paused_while_another_begins():
+    one = make.campaign(on="Order paid")
+    other = make.draft(on="Order paid")
+    paused = threading.Event()
+
+    def work(number):
+        if number:
+            paused.wait(timeout=20)
+            publish.publish(other)
+            return
+        with transaction.atomic():
+            publish.pause(one)
+            paused.set()
+            time.sleep(1)  # The other publishes meanwhile, unless it waits for us.
+
+    at_once(2, work)
+
+    assert EventType.objects.get(name="Order paid").is_awaited
+    make.event(make.reachable(), "Order paid")
+    assert dispatch_events() == 1
+    assert Run.objects.get().campaign == other
