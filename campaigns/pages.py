@@ -18,7 +18,7 @@ from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 
-from campaigns import drawing, editing, panels, publish
+from campaigns import drawing, editing, panels, publish, rehearsing
 from campaigns.actions import ACTIONS
 from campaigns.actions.send import Send
 from campaigns.broadcast import stop
@@ -334,6 +334,7 @@ def publish_page(desk: Desk) -> HttpResponse:
         changes=changes(drawing.as_json(desk.published), desk.definition)
         if desk.published
         else [],
+        rehearsal=rehearsing.of_this_drawing(desk),
         shown=panels.show(desk.definition),
         blocked=bool(findings.errors),
         status=409 if errors else 200,

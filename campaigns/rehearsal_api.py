@@ -40,7 +40,8 @@ class RehearsalOut(msgspec.Struct, kw_only=True):
         dict[str, Any] | None,
         Meta(
             description="The report as it would be, runs and messages by day, who was "
-            "turned away, variables that were missing, and ten of the messages."
+            "turned away, variables that were missing, ten of the messages, and the "
+            "drawing that was rehearsed."
         ),
     ]
     error: str

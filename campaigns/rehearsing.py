@@ -14,7 +14,7 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils import timezone
 
-from campaigns import drawing, panels
+from campaigns import panels
 from campaigns.desk import Desk, page_context
 from campaigns.models import Rehearsal
 from campaigns.rehearsal import orders
@@ -70,6 +70,13 @@ def page(desk: Desk) -> HttpResponse:
     )
 
 
+def of_this_drawing(desk: Desk) -> Rehearsal | None:
+    """The newest finished rehearsal of the drawing exactly as it is now."""
+    return desk.campaign.rehearsals.filter(
+        status=Rehearsal.Status.DONE, result__drawing=desk.definition
+    ).first()
+
+
 def _deed(desk: Desk) -> HttpResponse:
     if not desk.may_edit:
         raise PermissionDenied
@@ -101,7 +108,7 @@ def _shown(desk: Desk, order: Rehearsal) -> dict[str, Any]:
         "result": result,
         "numbers": numbers,
         "shown": panels.show(
-            drawing.as_json(order.version),
+            result["drawing"],
             mode="reporting",
             figures=panels.figures_of(numbers),
         ),
@@ -113,11 +120,33 @@ def _shown(desk: Desk, order: Rehearsal) -> dict[str, Any]:
             ),
             key=lambda pair: -pair[1],
         ),
-        "samples": [{**one, "html": secured(one["html"])} for one in result["samples"]]
+        "is_outdated": result["drawing"] != desk.definition,
+        "channels": [
+            (value, label)
+            for value, label in Channel.choices
+            if any(one["channel"] == value for one in result["messages_by_day"])
+        ],
+        "samples": [
+            {
+                **one,
+                "html": secured(one["html"]),
+                "event_url": _event_url(one),
+            }
+            for one in result["samples"]
+        ]
         if desk.request.user.has_perm("customers.view_customer")
         else None,
         "begin": order.until - timedelta(days=order.days),
     }
+
+
+def _event_url(sample: dict[str, Any]) -> str:
+    """The page of the event that a sample is the answer to."""
+    if not sample["event_pk"]:
+        return ""
+    return reverse(
+        f"admin:events_{sample['event_kind']}_change", args=[sample["event_pk"]]
+    )
 
 
 def bars(order: Rehearsal, messages_by_day: list[dict[str, Any]]) -> list[Bar]:

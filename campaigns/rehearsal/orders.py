@@ -18,6 +18,7 @@ from django.db import transaction
 from django.db.models import Q
 
 from campaigns.bells import REHEARSE
+from campaigns.drawing import as_json
 from campaigns.models import Campaign, Rehearsal, Version
 from campaigns.rehearsal.outcome import outcome
 from campaigns.rehearsal.replay import (
@@ -123,12 +124,14 @@ def rehearse(
     Call in `own_connection`, which it leaves unusable for anything else. `tell` is told
     how far it is, from 0 to 1, and may raise Stopped.
     """
+    drawn = as_json(version)
     set_stage(version)
     version = publish_on_stage(version, at=begin)
     write_script(version, begin=begin, end=end)
     close_doors()
     replayed = replay(version, begin=begin, end=end, tell=tell)
-    return outcome(version, replayed)
+    # A draft goes on being drawn; the numbers are of what was rehearsed.
+    return {**outcome(version, replayed), "drawing": drawn}
 
 
 class _Work:

@@ -102,6 +102,8 @@ def _samples() -> list[dict[str, Any]]:
                 "address": one.address,
                 "event": event.type.name if event else "",
                 "event_id": event.external_id if event else "",
+                "event_kind": event._meta.model_name if event else "",
+                "event_pk": event.pk if event else None,
                 "occurred_at": event.occurred_at.isoformat() if event else None,
                 "sent_at": one.sent_at.isoformat() if one.sent_at else None,
                 "subject": one.subject,

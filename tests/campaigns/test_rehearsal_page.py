@@ -9,6 +9,7 @@ from django.contrib.auth.models import Permission
 from django.urls import reverse
 from django.utils import timezone
 
+from campaigns import drawing
 from campaigns.models import Rehearsal
 from campaigns.rehearsing import bars
 from tests import make
@@ -62,6 +63,8 @@ RESULT = {
             "address": "+4915112345678",
             "event": "Order paid",
             "event_id": "o-1",
+            "event_kind": "event",
+            "event_pk": 17,
             "occurred_at": None,
             "sent_at": None,
             "subject": "",
@@ -85,7 +88,11 @@ def done(campaign, **more):
         until=now,
         asked_at=now,
         status="done",
-        result={**RESULT, **more},
+        result={
+            **RESULT,
+            "drawing": drawing.as_json(campaign.versions.get()),
+            **more,
+        },
     )
 
 
@@ -131,8 +138,46 @@ def test_the_result_is_told(admin_client):
         "C-anna",
         "Hello &lt;b&gt;Anna&lt;/b&gt;",
         "right to 8 minutes",
+        reverse("admin:events_event_change", args=[17]),
     ):
         assert told in text
+    assert "has changed since" not in text
+
+
+def test_numbers_stand_on_the_drawing_that_was_rehearsed(admin_client):
+    campaign = make.draft()
+    done(campaign)
+    drawing.save_draft(
+        campaign,
+        {
+            **drawing.as_json(campaign.versions.get()),
+            "start": "later",
+            "steps": [
+                make.step("later", "wait", {"for": 1, "unit": "days"}, done=None)
+            ],
+        },
+    )
+
+    text = admin_client.get(page(campaign)).content.decode()
+
+    assert "The drawing has changed since" in text
+    assert 'data-step="sms"' in text
+    assert 'data-step="later"' not in text
+
+
+def test_before_publishing_the_rehearsal_of_this_drawing_is_told(admin_client):
+    campaign = make.draft()
+    publishing = reverse("admin:campaigns_campaign_publish", args=[campaign.pk])
+    assert "has not been rehearsed" in admin_client.get(publishing).content.decode()
+
+    order = done(campaign)
+    text = admin_client.get(publishing).content.decode()
+    assert "9 would have entered, and 7 messages would have been sent" in text
+    assert f"?rehearsal={order.pk}" in text
+
+    order.result["drawing"]["entry"] = {"rule": "once"}
+    order.save()
+    assert "has not been rehearsed" in admin_client.get(publishing).content.decode()
 
 
 def test_samples_are_for_those_who_may_see_customers(client, django_user_model):
