@@ -24,7 +24,7 @@ FORMAT = "smartcomm.campaign/1"
 KEYS = frozenset(
     {
         *("format", "name", "description", "segments"),
-        *("trigger", "entry", "start", "steps"),
+        *("trigger", "entry", "pace", "start", "steps"),
     }
 )
 #: Events whose field “segment” is the number of one.
@@ -79,7 +79,9 @@ def read(
     if not name:
         raise Invalid("The campaign has no name.", field="name")
     drawing = {
-        key: data[key] for key in ("trigger", "entry", "start", "steps") if key in data
+        key: data[key]
+        for key in ("trigger", "entry", "pace", "start", "steps")
+        if key in data
     }
     numbers = _numbers(data.get("segments", {}))
     drawing = _renumbered(drawing, numbers)

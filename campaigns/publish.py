@@ -12,7 +12,7 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
-from campaigns import graph, overdue
+from campaigns import graph, overdue, pace
 from campaigns.actions import ACTIONS
 from campaigns.actions.base import ANSWERS
 from campaigns.actions.customer import AddToList, RemoveFromList
@@ -63,7 +63,7 @@ def check(version: Version) -> Findings:
         findings.errors.append(
             DrawingInvalid("Choose the event that starts it.", field="trigger.event")
         )
-    for problem in graph.problems(drawing, ways=_WAYS):
+    for problem in [*graph.problems(drawing, ways=_WAYS), *pace.problems(version)]:
         if problem.level == "error":
             findings.errors.append(DrawingInvalid(problem.message, field=problem.step))
         else:
