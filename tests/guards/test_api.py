@@ -62,6 +62,9 @@ CALLS = [
     ("POST", "campaigns/<int:pk>/resume", "manage"),
     ("POST", "campaigns/<int:pk>/archive", "manage"),
     ("GET", "campaigns/<int:pk>/report", "read"),
+    ("GET", "campaigns/<int:pk>/broadcasts", "read"),
+    ("GET", "campaigns/<int:pk>/broadcasts/<int:number>", "read"),
+    ("POST", "campaigns/<int:pk>/broadcasts/<int:number>/stop", "manage"),
     ("POST", "campaigns/<int:pk>/rehearsals", "manage"),
     ("GET", "campaigns/rehearsals/<int:pk>", "read"),
     ("DELETE", "campaigns/rehearsals/<int:pk>", "manage"),
@@ -76,7 +79,7 @@ each_call = pytest.mark.parametrize(("method", "address", "scope"), CALLS)
 
 
 def path_of(address: str) -> str:
-    return "/" + address.replace("<int:pk>", "1").replace(
+    return "/" + address.replace("<int:pk>", "1").replace("<int:number>", "1").replace(
         "<external_id:external_id>", "C-1"
     )
 
@@ -172,9 +175,9 @@ def test_the_schema_has_every_call(schema):
         (
             method,
             "/api/v1/"
-            + address.replace("<int:pk>", "{id}").replace(
-                "<external_id:external_id>", "{external_id}"
-            ),
+            + address.replace("<int:pk>", "{id}")
+            .replace("<int:number>", "{number}")
+            .replace("<external_id:external_id>", "{external_id}"),
         )
         for method, address, _ in CALLS
     }
@@ -221,8 +224,8 @@ def test_every_parameter_that_is_understood_is_told(schema):
         if address in OPEN or "GET" not in view.scopes:
             continue
         path = "/api/v1/" + address.replace("<int:pk>", "{id}").replace(
-            "<external_id:external_id>", "{external_id}"
-        )
+            "<int:number>", "{number}"
+        ).replace("<external_id:external_id>", "{external_id}")
         told = {
             parameter["name"]
             for parameter in schema["paths"][path]["get"].get("parameters", [])
