@@ -208,7 +208,7 @@ def progress(broadcast: Broadcast, *, now: datetime) -> Progress | None:
     pace = Pace.of(broadcast.version)
     if pace is None:
         return None
-    left = still_to_take(broadcast, pace)
+    left = still_to_take(broadcast)
     if broadcast.status != Broadcast.Status.RUNNING:
         return Progress(pace, left, None, None)
     if broadcast.campaign.status == Campaign.Status.PAUSED:
@@ -216,9 +216,10 @@ def progress(broadcast: Broadcast, *, now: datetime) -> Progress | None:
     return Progress(pace, left, broadcast.due_at, _ends_at(broadcast, pace, left, now))
 
 
-def still_to_take(broadcast: Broadcast, pace: Pace) -> int | None:
-    left = broadcast.still_match
-    if left is not None and pace.stop_after is not None:
+def still_to_take(broadcast: Broadcast) -> int | None:
+    """Who matched at the last portion as well; None: there was none yet."""
+    pace, left = Pace.of(broadcast.version), broadcast.still_match
+    if left is not None and pace is not None and pace.stop_after is not None:
         left = min(left, pace.stop_after - broadcast.entered)
     return left
 
