@@ -15,7 +15,7 @@ from drf_spectacular.utils import OpenApiParameter
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from campaigns import exchange
+from campaigns import exchange, pace
 from campaigns.drawing import as_json, save_draft
 from campaigns.models import Campaign, Version
 from campaigns.publish import archive, pause, publish, resume
@@ -66,6 +66,31 @@ class EntryShape(msgspec.Struct, omit_defaults=True):
     ] = msgspec.UNSET
 
 
+class PaceShape(msgspec.Struct, omit_defaults=True):
+    """How quickly a broadcast goes; only for triggers that go through the whole base.
+
+    Before each portion it is asked anew who matches. It ends when nobody else does.
+    """
+
+    limit: Annotated[
+        int,
+        Meta(ge=1, le=pace.MAX_LIMIT, description="So many customers in a period."),
+    ]
+    per: Annotated[str, Meta(extra_json_schema={"enum": list(pace.PERIODS)})]
+    first: Annotated[
+        str,
+        Meta(
+            extra_json_schema={"enum": list(pace.ORDERS)},
+            description="Who is taken first. Interest goes by the events that the "
+            "leading filter asks for.",
+        ),
+    ] = pace.OLDEST_CUSTOMER
+    stop_after: Annotated[
+        Annotated[int, Meta(ge=1, le=pace.MAX_STOP_AFTER)] | None,
+        Meta(description="It ends after so many; null: when nobody else matches."),
+    ] = None
+
+
 class StepShape(msgspec.Struct, omit_defaults=True):
     """A box of the drawing."""
 
@@ -85,6 +110,9 @@ class CampaignIn(msgspec.Struct, kw_only=True, omit_defaults=True):
     description: str = ""
     trigger: TriggerShape
     entry: EntryShape | msgspec.UnsetType = msgspec.UNSET
+    pace: Annotated[
+        PaceShape | None, Meta(description="null: as quickly as it can.")
+    ] = None
     start: Annotated[str | None, Meta(description="The key of the first step.")] = ""
     steps: list[StepShape] = []
 
@@ -128,6 +156,7 @@ class CampaignOut(CampaignSummary, kw_only=True):
 
     trigger: TriggerShape
     entry: EntryShape
+    pace: PaceShape | None = None
     start: str
     steps: list[StepShape]
 
@@ -199,6 +228,12 @@ DRAWING = {
     "name": "Back in stock",
     "trigger": {"kind": "system_event", "event": "Product in stock"},
     "entry": {"rule": "every_event"},
+    "pace": {
+        "limit": 500,
+        "per": "hour",
+        "first": "longest_interest",
+        "stop_after": 5000,
+    },
     "start": "viewers",
     "steps": [
         {

@@ -3,6 +3,7 @@
 The base is walked in chunks of customer ids. A chunk is one statement: the leading
 filter is compiled into it, so that customers it does not match cost nothing, and no
 customer comes into memory. How far the walk got is committed with the chunk's runs.
+With a pace it is not walked, but asked for portions: see campaigns.portions.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from datetime import datetime, timedelta
 import structlog
 from django.db import transaction
 
+from campaigns import portions
 from campaigns.actions.filter import NEGATIVE, POSITIVE, missing_reason, read_rule
 from campaigns.engine import ARCHIVED
 from campaigns.entry import entering
 from campaigns.models import Broadcast, Campaign, Run, Step
+from campaigns.portions import TOTAL, Portion
 from segments.compile import IdRange, MissingField, compile_rule
 from segments.sql import Sql, sql
 from smartcomm.core.clock import database_now
@@ -57,7 +60,7 @@ START = """
         SELECT customer_id, id, {}, {}, {}, {}, {} FROM started WHERE {}
      RETURNING 1
     )
-    SELECT count(*) FROM started
+    SELECT (SELECT count(*) FROM started), {}
 """
 
 
@@ -96,9 +99,10 @@ def stop(broadcast: Broadcast, *, by: str, now: datetime) -> bool:
         if held.status != Broadcast.Status.RUNNING:
             return False
         held.status, held.finished_at = Broadcast.Status.FINISHED, now
-        held.reason = (
-            f"Stopped by {by} after {held.examined:,} customers had been looked at."
-        )
+        far = f"{held.examined:,} customers had been looked at"
+        if held.version.pace:
+            far = f"{held.entered:,} had been taken"
+        held.reason = f"Stopped by {by} after {far}."
         held.save(update_fields=["status", "reason", "finished_at"])
     return True
 
@@ -108,6 +112,8 @@ def _walk(broadcast: Broadcast, *, now: datetime, chunk: int) -> int:
     if broadcast.campaign.status == Campaign.Status.ARCHIVED:
         _end_archived(broadcast, now=now)
         return 0
+    if broadcast.version.pace:
+        return _take_portion(broadcast, now=now)
     upto, count = fetch_all(NEXT_CHUNK, [broadcast.after_id, broadcast.last_id, chunk])[
         0
     ]
@@ -138,6 +144,17 @@ def _walk(broadcast: Broadcast, *, now: datetime, chunk: int) -> int:
     return int(count)
 
 
+def _take_portion(broadcast: Broadcast, *, now: datetime) -> int:
+    portion, started = portions.begin(broadcast, now=now), 0
+    if portion is not None:
+        everyone = IdRange(0, broadcast.last_id)
+        started = _start_runs(broadcast, everyone, now=now, portion=portion)
+        portions.end(broadcast, portion, started=started)
+    broadcast.attempts = 0
+    broadcast.save()
+    return started
+
+
 def _end_archived(broadcast: Broadcast, *, now: datetime) -> None:
     broadcast.status, broadcast.reason = Broadcast.Status.FINISHED, ARCHIVED
     broadcast.finished_at = now
@@ -158,8 +175,15 @@ def _put_back(broadcast: Broadcast, error: Exception, *, now: datetime) -> None:
     fresh.save(update_fields=["attempts", "due_at", "reason", "status", "finished_at"])
 
 
-def _start_runs(broadcast: Broadcast, chunk: IdRange, *, now: datetime) -> int:
-    """Start the runs of one chunk. Returns how many."""
+def _start_runs(
+    broadcast: Broadcast,
+    chunk: IdRange,
+    *,
+    now: datetime,
+    portion: Portion | None = None,
+) -> int:
+    """Start the runs of one chunk, or of a portion of those who match. Returns how
+    many."""
     steps = {step.key: step for step in broadcast.version.steps.all()}
     first = steps[broadcast.version.start]
     everyone = sql(
@@ -168,7 +192,7 @@ def _start_runs(broadcast: Broadcast, chunk: IdRange, *, now: datetime) -> int:
         chunk.upto,
     )
     if first.action != "filter_customers":
-        return _insert(broadcast, everyone, first, now=now)
+        return _insert(broadcast, everyone, first, now=now, portion=portion)
 
     positive, negative = (first.next.get(way) for way in (POSITIVE, NEGATIVE))
     try:
@@ -180,7 +204,7 @@ def _start_runs(broadcast: Broadcast, chunk: IdRange, *, now: datetime) -> int:
         )
     except MissingField as missing:
         reason = missing_reason(sorted(missing.codes))
-        if negative is None:
+        if negative is None or portion:
             broadcast.reason = reason
             return 0
         return _insert(
@@ -200,8 +224,9 @@ def _start_runs(broadcast: Broadcast, chunk: IdRange, *, now: datetime) -> int:
         passed=first,
         way=POSITIVE,
         now=now,
+        portion=portion,
     )
-    if negative is not None:
+    if negative is not None and not portion:
         rest = sql("({}) EXCEPT ({})", everyone, members)
         entered += _insert(
             broadcast, rest, steps[negative], passed=first, way=NEGATIVE, now=now
@@ -218,8 +243,10 @@ def _insert(
     way: str = "",
     reason: str = "",
     now: datetime,
+    portion: Portion | None = None,
 ) -> int:
-    """Start a run at `step` for each member; without a step the run is over at once."""
+    """Start a run at `step` for each member, or for a portion of them; without a step
+    the run is over at once."""
     event = sql("NULL::bigint, {}::bigint", broadcast.system_event_id)
     common, entered = entering(broadcast.version, event, now=now)
     standing = step or passed
@@ -227,7 +254,7 @@ def _insert(
         raise AssertionError("A run starts at a step, or has passed one.")
     query = sql(
         START,
-        members,
+        portion.of(members) if portion else members,
         broadcast.campaign_id,
         broadcast.system_event_id,
         common,
@@ -247,5 +274,9 @@ def _insert(
         now,
         now,
         sql("{}::boolean", passed is not None),
+        TOTAL if portion else Sql("NULL"),
     )
-    return int(fetch_all(query.text, query.params)[0][0])
+    [(started, total)] = fetch_all(query.text, query.params)
+    if portion:
+        portion.total = total or 0
+    return int(started)

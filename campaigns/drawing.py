@@ -14,6 +14,7 @@ from django.contrib.auth.models import AbstractBaseUser
 from django.db import transaction
 from django.db.models import Max
 
+from campaigns import pace
 from campaigns.actions import ACTIONS
 from campaigns.graph import KEY
 from campaigns.models import Campaign, Step, Version
@@ -56,6 +57,7 @@ def save_draft(
         version.max_age_hours = trigger["max_age_hours"]
         version.entry_rule = entry["rule"]
         version.entry_days = entry.get("days")
+        version.pace = drawing.get("pace")
         version.start = drawing["start"]
         version.save()
         version.steps.all().delete()
@@ -89,6 +91,7 @@ def as_json(version: Version) -> dict[str, Any]:
             "max_age_hours": version.max_age_hours,
         },
         "entry": entry,
+        **({"pace": version.pace} if version.pace else {}),
         "start": version.start,
         "steps": [
             {
@@ -122,15 +125,17 @@ class _Reader:
         if not isinstance(data, Mapping):
             self.wrong("A campaign is a JSON object.", "")
             return {}
-        self.only(data, {"trigger", "entry", "start", "steps"}, "")
+        self.only(data, {"trigger", "entry", "pace", "start", "steps"}, "")
         steps = self.steps(data.get("steps", []))
         start = data.get("start")
         start = "" if start is None else start
         if not isinstance(start, str):
             self.wrong("“start” is the key of the first step.", "start")
+        trigger = self.trigger(data.get("trigger"))
         return {
-            "trigger": self.trigger(data.get("trigger")),
+            "trigger": trigger,
             "entry": self.entry(data.get("entry", {"rule": "every_event"})),
+            **self.pace(data.get("pace"), trigger.get("kind")),
             "start": start,
             "steps": steps,
         }
@@ -186,6 +191,23 @@ class _Reader:
                 f"“days” is a whole number from 1 to {MAX_ENTRY_DAYS}.", "entry.days"
             )
         return {"rule": rule, "days": days}
+
+    def pace(self, data: object, kind: object) -> dict[str, Any]:
+        if data is None:
+            return {}
+        if kind in Version.Trigger and kind not in Version.BROADCASTING:
+            self.wrong(
+                "“pace” is for triggers that go through the whole base; this one "
+                "starts a run for the customer of the event.",
+                "pace",
+            )
+            return {}
+        try:
+            return {"pace": pace.read(data).as_json()}
+        except Several as several:
+            for error in several.errors:
+                self.wrong(error.message, _join("pace", error.field))
+        return {}
 
     def steps(self, data: object) -> list[dict[str, Any]]:
         if not isinstance(data, list) or len(data) > MAX_STEPS:

@@ -20,7 +20,7 @@ from segments.models import Segment
 from smartcomm.core.errors import Conflict, Invalid
 
 FORMAT = "smartcomm.campaign/1"
-DRAWING = ("trigger", "entry", "start", "steps")
+DRAWING = ("trigger", "entry", "pace", "start", "steps")
 KEYS = frozenset({"format", "name", "description", "segments", *DRAWING})
 #: Events whose field “segment” is the number of one.
 ABOUT_SEGMENTS = ("segment.entered", "segment.left")

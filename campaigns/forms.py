@@ -14,6 +14,7 @@ from campaigns.actions import ACTIONS, Action
 from campaigns.drawing import MAX_AGE_HOURS, MAX_ENTRY_DAYS
 from campaigns.graph import KEY
 from campaigns.models import Campaign, Version
+from campaigns.pace_form import PaceForm
 from campaigns.panels import say
 from events.models import EventType, Kind
 from events.wire import MAX_NAME
@@ -123,6 +124,17 @@ class TriggerForm(Dressed):
         super().__init__(*args, **kwargs)
         # The builder reads the name from the form, once there is one.
         self.fields["where"].event_name = self.initial.get("event", "")  # type: ignore[attr-defined]
+        bound = self.data if self.is_bound else None
+        self.pace = PaceForm(bound, initial=self.initial.get("pace"))
+        dress(self.pace)
+
+    def is_valid(self) -> bool:
+        valid = super().is_valid()
+        return (not self._is_broadcasting or self.pace.is_valid()) and valid
+
+    @property
+    def _is_broadcasting(self) -> bool:
+        return self.cleaned_data.get("kind") in Version.BROADCASTING
 
     def clean(self) -> dict[str, Any]:
         data = self.cleaned_data
@@ -148,6 +160,7 @@ class TriggerForm(Dressed):
             entry["days"] = data["days"]
         return {
             **definition,
+            "pace": self.pace.pace if self._is_broadcasting else None,
             "trigger": {
                 "kind": data["kind"],
                 "event": data["event"],
@@ -171,6 +184,7 @@ def trigger_initial(definition: dict[str, Any]) -> dict[str, Any]:
         **(definition.get("trigger") or {}),
         "entry": entry.get("rule"),
         "days": entry.get("days"),
+        "pace": definition.get("pace"),
     }
 
 

@@ -87,6 +87,9 @@ class Version(models.Model):
         EVENT = "event", "Event X occurred"
         SYSTEM_EVENT = "system_event", "System event X occurred"
 
+    #: The triggers that go through the whole base.
+    BROADCASTING = frozenset({Trigger.SYSTEM_EVENT})
+
     class Entry(models.TextChoices):
         EVERY_EVENT = "every_event", "At every event"
         ONCE = "once", "Once"
@@ -110,6 +113,8 @@ class Version(models.Model):
         "a customer may enter", max_length=16, choices=Entry, default=Entry.EVERY_EVENT
     )
     entry_days = models.PositiveIntegerField("days", null=True, blank=True)
+    #: How quickly a broadcast goes, see campaigns.pace; null: as quickly as it can.
+    pace = models.JSONField(null=True, blank=True)
     start = models.CharField("first step", max_length=64, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     published_at = models.DateTimeField(null=True, blank=True)
@@ -359,7 +364,8 @@ class Broadcast(models.Model):
     """One system event's way through the customer base for one version.
 
     The base is walked in the order of `customer.id`, chunk by chunk, up to the
-    last customer known when it began; `after_id` is how far it got.
+    last customer known when it began; `after_id` is how far it got. With a pace it is
+    not walked, but asked for a portion of those who match: see campaigns.portions.
     """
 
     class Status(models.TextChoices):
@@ -376,6 +382,12 @@ class Broadcast(models.Model):
     last_id = models.BigIntegerField()
     examined = models.PositiveBigIntegerField(default=0)
     entered = models.PositiveBigIntegerField(default=0)
+    #: Periods of the pace that have begun, when the last one did, what it has taken.
+    portions = models.PositiveIntegerField(default=0)
+    period_at = models.DateTimeField(null=True, blank=True)
+    period_taken = models.PositiveIntegerField(default=0)
+    #: Who matched as well, and was not taken, at the last portion.
+    still_match = models.PositiveBigIntegerField(null=True, blank=True)
     attempts = models.PositiveSmallIntegerField(default=0)
     due_at = models.DateTimeField()
     created_at = models.DateTimeField(auto_now_add=True)
@@ -405,6 +417,10 @@ class Broadcast(models.Model):
         """How far it got, from 0 to 1."""
         if self.status == self.Status.FINISHED or not self.last_id:
             return 1.0
+        if self.version.pace:
+            aim = self.entered + (self.still_match or 0)
+            aim = min(aim, self.version.pace.get("stop_after") or aim)
+            return self.entered / aim if aim else 0.0
         return self.after_id / self.last_id
 
 

@@ -26,6 +26,7 @@ from campaigns.changes import changes
 from campaigns.desk import DEEDS, Desk, page_context
 from campaigns.models import Broadcast, Campaign, Run, Version
 from campaigns.overdue import overdue
+from campaigns.portions import Progress, progress
 from campaigns.report import report
 from campaigns.way import stops, waits_for
 from events.models import EventField
@@ -137,12 +138,17 @@ def runs_page(desk: Desk) -> HttpResponse:
         is_first=not before,
         chosen=status,
         statuses=[("", "All"), *Run.Status.choices],
-        broadcasts=Broadcast.objects.filter(campaign=desk.campaign).select_related(
-            "system_event__type", "version"
-        )[:20]
-        if not before
-        else [],
+        broadcasts=[] if before else _broadcasts(desk.campaign),
     )
+
+
+def _broadcasts(campaign: Campaign) -> list[tuple[Broadcast, Progress | None]]:
+    """The latest, each with how far it is where it has a pace."""
+    found = Broadcast.objects.filter(campaign=campaign).select_related(
+        "system_event__type", "version", "campaign"
+    )
+    now = timezone.now()
+    return [(one, progress(one, now=now)) for one in found[:20]]
 
 
 def _stop_broadcast(desk: Desk) -> HttpResponse:
@@ -344,7 +350,7 @@ def publish_page(desk: Desk) -> HttpResponse:
 def _place(desk: Desk, field: str) -> str:
     """The page where an error can be put right."""
     page = reverse("admin:campaigns_campaign_change", args=[desk.campaign.pk])
-    if field.startswith(("trigger", "entry")):
+    if field.startswith(("trigger", "entry", "pace")):
         return f"{page}?open=trigger"
     if any(step["key"] == field for step in desk.definition["steps"]):
         return f"{page}?open=step&step={field}"
@@ -362,6 +368,12 @@ def _what_it_will_do(desk: Desk) -> list[str]:
         "What has occurred before starts nothing; an event that comes in more than"
         f" {trigger['max_age_hours']} hours late starts nothing either.",
     ]
+    if pace := panels.say_pace(definition):
+        sentences.insert(
+            1,
+            f"They are taken in portions: {pace}. Before each one it is asked anew who "
+            "matches; it ends when nobody else does.",
+        )
     channels = Counter(
         str(action.channel.label)
         for step in definition["steps"]

@@ -14,6 +14,7 @@ from django.db.models import Count, Q
 from campaigns.actions import ACTIONS
 from campaigns.graph import Problem, Ways
 from campaigns.models import Campaign, Run, Version
+from campaigns.pace import Pace
 from campaigns.picture import (
     EDITING,
     READING,
@@ -102,6 +103,12 @@ def say_entry(definition: Definition) -> str:
     entry = definition.get("entry") or {}
     words = ENTRY_WORDS.get(entry.get("rule", "every_event"), "")
     return words.format(days=entry.get("days") or "some")
+
+
+def say_pace(definition: Definition) -> str:
+    """“500 an hour, longest interest first”; empty where there is no pace."""
+    pace = definition.get("pace")
+    return str(Pace(**pace)) if pace else ""
 
 
 def sentence(text: str) -> str:
@@ -223,12 +230,14 @@ class _Faces:
         trigger = self.definition.get("trigger") or {}
         is_system = trigger.get("kind") == Version.Trigger.SYSTEM_EVENT
         said, enter = say_trigger(self.definition), say_entry(self.definition)
+        pace = say_pace(self.definition)
+        pace = f"{sentence(pace)}. " if pace else ""
         return Face(
             box,
             action="trigger",
             symbol="campaign" if is_system else "bolt",
             label="System event occurred" if is_system else "Event occurred",
-            text=f"{sentence(said)}. May {enter}.",
+            text=f"{sentence(said)}. {pace}May {enter}.",
             figures=self.figures.get(""),
             leads=self._leads(""),
         )

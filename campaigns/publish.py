@@ -10,7 +10,7 @@ from django.contrib.auth.models import AbstractBaseUser
 from django.db import transaction
 from django.db.models import Exists, OuterRef
 
-from campaigns import graph, overdue
+from campaigns import graph, overdue, pace
 from campaigns.actions import ACTIONS
 from campaigns.actions.checks import Draft, unseen
 from campaigns.actions.happen import NAME as WAIT_FOR_EVENT
@@ -64,7 +64,9 @@ def check(version: Version) -> Findings:
         findings.errors.append(
             DrawingInvalid("Choose the event that starts it.", field="trigger.event")
         )
-    findings.note(graph.problems(drawing, ways=_WAYS, idle=_IDLE))
+    findings.note(
+        [*graph.problems(drawing, ways=_WAYS, idle=_IDLE), *pace.problems(version)]
+    )
     event_type = EventType.objects.filter(name=version.event_name).first()
     _check_event(version, event_type, findings)
     draft = Draft(version, event_type, drawing, database_now())

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Protocol
 import msgspec
 from django.db.models import Exists, Max, OuterRef, Q
 
-from campaigns import reasons
+from campaigns import portions, reasons
 from campaigns.actions import ACTIONS
 from campaigns.actions.filter import NEGATIVE, read_rule
 from campaigns.dispatch import is_too_old
@@ -29,6 +29,7 @@ from campaigns.engine import ARCHIVED
 from campaigns.models import (
     Broadcast,
     Campaign,
+    Entry,
     Run,
     StateChange,
     Step,
@@ -50,7 +51,9 @@ from events.models import (
 from events.sandbox import ConditionTried
 from messaging.models import Message
 from segments.answers import on
+from segments.compile import lookup
 from segments.explain import Node, explain
+from segments.rules import event_values
 from smartcomm.core.errors import UserError
 from smartcomm.core.paging import Page, Place, Stream, merge, newest_below
 
@@ -83,6 +86,7 @@ class Because(StrEnum):
     FILTER = "filter_negative"
     CAME_LATER = "customer_came_later"
     BROADCAST_FAILED = "broadcast_failed"
+    BROADCAST_ENDED = "broadcast_ended"
     IN_QUEUE = "in_queue"
     UNDER_WAY = "broadcast_under_way"
     UNEXPLAINED = "unexplained"
@@ -620,15 +624,22 @@ class _Known:
                 "campaign had begun to go through it "
                 f"({on(broadcast.created_at)}).",
             )
-        if broadcast.status == Broadcast.Status.FINISHED and broadcast.reason:
-            if broadcast.reason != ARCHIVED:
-                return no(Because.FILTER, broadcast.reason)
-            if customer.pk > broadcast.after_id:
+        if broadcast.reason and self._lacks_a_field(version, item):
+            return no(Because.FILTER, broadcast.reason)
+        if version.pace:
+            return self._not_taken(broadcast)
+        if customer.pk > broadcast.after_id:
+            if broadcast.reason == ARCHIVED:
                 return no(
                     Because.ARCHIVED,
                     "The campaign was archived before it had come to them.",
                 )
-        if customer.pk > broadcast.after_id:
+            if broadcast.status == Broadcast.Status.FINISHED:
+                return no(
+                    Because.BROADCAST_ENDED,
+                    "Going through the customer base ended before it had come to "
+                    f"them. {broadcast.reason}",
+                )
             if broadcast.status == Broadcast.Status.FAILED:
                 return no(
                     Because.BROADCAST_FAILED,
@@ -644,6 +655,38 @@ class _Known:
                 "The filter it begins with did not match them when it came to them.",
             )
         return _not_started(version, [self._unexplained(broadcast.campaign, item)])
+
+    def _lacks_a_field(self, version: Version, item: Item) -> bool:
+        """Whether the event has not all that the leading filter asks for."""
+        first = self.first_steps.get(version.pk)
+        if first is None or first.action != "filter_customers":
+            return False
+        asked = event_values(read_rule(first.config))
+        return any(lookup(item.context, code) is None for code in asked)
+
+    def _not_taken(self, broadcast: Broadcast) -> _Verdict:
+        """Why no portion of a broadcast with a pace has taken the customer."""
+        version = broadcast.version
+        if broadcast.status == Broadcast.Status.RUNNING:
+            told = _stored(Because.UNDER_WAY, _by_portions(broadcast, now=self.now))
+            return _Verdict(Outcome.NOT_YET, version, reasons=(told,))
+        before = "before a portion had taken them"
+        if broadcast.status == Broadcast.Status.FAILED:
+            because = Because.BROADCAST_FAILED
+            told_why = f"The broadcast failed {before}: {broadcast.reason}"
+        elif broadcast.reason == portions.NOBODY_LEFT:
+            because = Because.FILTER
+            told_why = (
+                "The filter it begins with did not match them when a portion was "
+                "taken, up to the last one."
+            )
+        elif broadcast.reason == ARCHIVED:
+            because = Because.ARCHIVED
+            told_why = f"The campaign was archived {before}."
+        else:
+            because = Because.BROADCAST_ENDED
+            told_why = f"The broadcast ended {before}. {broadcast.reason}"
+        return _not_started(version, [_stored(because, told_why)])
 
 
 _STOPPED = {
@@ -692,6 +735,25 @@ def _under_way(broadcast: Broadcast) -> str:
     return f"{told} {broadcast.reason}".strip()
 
 
+def _by_portions(broadcast: Broadcast, *, now: datetime) -> str:
+    progress = portions.progress(broadcast, now=now)
+    if progress is None:
+        return ""
+    told = (
+        f"It takes {progress.pace}; {broadcast.entered:,} so far, and not them yet. "
+        "Each portion takes those who match by then."
+    )
+    if progress.next_at is None:
+        return f"{told} The campaign is paused, so there is no next one."
+    told = f"{told} The next one is due {on(progress.next_at)}."
+    if progress.left and progress.ends_at and progress.ends_at > progress.next_at:
+        told += (
+            f" At this pace the last of the {progress.left:,} who matched at the last "
+            f"one {'are' if progress.left > 1 else 'is'} taken {on(progress.ends_at)}."
+        )
+    return f"{told} {broadcast.reason}".strip()
+
+
 # --- telling ----------------------------------------------------------------------
 
 
@@ -733,7 +795,7 @@ def _in_full(known: _Known, campaign: Campaign, one: Item | Lone) -> WhyAnswer:
     verdict = known.verdict(campaign, one)
     version, event = verdict.version, one if isinstance(one, Item) else None
     found = list(verdict.reasons)
-    if event is not None and found and found[0].because == Because.FILTER:
+    if event is not None and found and _asks_the_filter(known, campaign, event, found):
         found[0] = _with_tree(known, campaign, event, found[0])
     return WhyAnswer(
         event=_event_out(event) if event else None,
@@ -761,6 +823,20 @@ def _event_out(item: Item) -> WhyEvent:
     )
 
 
+def _asks_the_filter(
+    known: _Known, campaign: Campaign, item: Item, found: Sequence[WhyReason]
+) -> bool:
+    """Whether the filter's tree tells more: portions take those who match by then."""
+    if found[0].because == Because.FILTER:
+        return True
+    broadcast = known.broadcasts.get((campaign.pk, item.kind, item.pk))
+    if broadcast is None or not broadcast.version.pace:
+        return False
+    first = known.first_steps.get(broadcast.version_id)
+    is_filter = first is not None and first.action == "filter_customers"
+    return is_filter and (found[0].because, True) in _MATCHES
+
+
 def _with_tree(
     known: _Known, campaign: Campaign, item: Item, reason: WhyReason
 ) -> WhyReason:
@@ -773,9 +849,36 @@ def _with_tree(
         at=broadcast.finished_at or known.now,
     )
     told = reason.sentence
-    if tree is not None and tree.holds:
-        told += " It would match them now: what it looks at has changed since."
+    if tree is not None:
+        told += _MATCHES[reason.because, bool(tree.holds)]
+    if reason.because == Because.UNDER_WAY:
+        told += _kept_out(known.customer, broadcast, now=known.now)
     return msgspec.structs.replace(reason, sentence=told, tree=tree)
+
+
+def _kept_out(customer: Customer, broadcast: Broadcast, *, now: datetime) -> str:
+    """That the entry rule would not let them in by a portion now; or nothing."""
+    entry = Entry.objects.filter(
+        customer=customer, campaign=broadcast.campaign_id
+    ).first()
+    version = broadcast.version
+    if entry is None or version.entry_rule == Version.Entry.EVERY_EVENT:
+        return ""
+    days = timedelta(days=version.entry_days or 0)
+    if version.entry_rule == Version.Entry.INTERVAL and entry.entered_at <= now - days:
+        return ""
+    return f" {reasons.turned_away(version, entry.entered_at)}"
+
+
+_MATCHES = {
+    (Because.FILTER, True): " It would match them now: what it looks at has changed "
+    "since.",
+    (Because.FILTER, False): "",
+    (Because.UNDER_WAY, True): " They match now.",
+    (Because.UNDER_WAY, False): " They do not match now.",
+    (Because.BROADCAST_ENDED, True): " They matched then.",
+    (Because.BROADCAST_ENDED, False): " They did not match then.",
+}
 
 
 def _tree(

@@ -5,6 +5,7 @@ from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from campaigns import api as campaigns
+from campaigns import broadcasts_api as broadcasts
 from campaigns import rehearsal_api as rehearsals
 from campaigns import versions_api as versions
 from customers import api as customers
@@ -69,6 +70,15 @@ api: list[URLPattern | URLResolver] = [
     path(
         "campaigns/<int:pk>/versions/<int:number>/diff",
         versions.CampaignVersionDiff.as_view(),
+    ),
+    path("campaigns/<int:pk>/broadcasts", broadcasts.Broadcasts.as_view()),
+    path(
+        "campaigns/<int:pk>/broadcasts/<int:number>",
+        broadcasts.OneBroadcast.as_view(),
+    ),
+    path(
+        "campaigns/<int:pk>/broadcasts/<int:number>/stop",
+        broadcasts.StopBroadcast.as_view(),
     ),
     path("campaigns/<int:pk>/rehearsals", rehearsals.Rehearsals.as_view()),
     path("campaigns/rehearsals/<int:pk>", rehearsals.OneRehearsal.as_view()),

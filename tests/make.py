@@ -203,6 +203,7 @@ def draft(
     system: bool = False,
     name: str = "",
     entry: dict[str, Any] | None = None,
+    pace: dict[str, Any] | None = None,
     **trigger: Any,
 ) -> Campaign:
     """A campaign with a draft: make.draft(make.sms(), on="Call received")."""
@@ -219,6 +220,7 @@ def draft(
                 **trigger,
             },
             "entry": entry or {"rule": "every_event"},
+            "pace": pace,
             "start": steps[0]["key"],
             "steps": list(steps),
         },

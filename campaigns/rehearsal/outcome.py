@@ -8,7 +8,8 @@ from django.db.models import Count
 from django.utils import timezone
 
 from campaigns.engine import NOT_SENT
-from campaigns.models import Campaign, Passage, Run, TurnedAway, Version
+from campaigns.models import Broadcast, Campaign, Passage, Run, TurnedAway, Version
+from campaigns.portions import still_to_take
 from campaigns.rehearsal.replay import Replayed
 from campaigns.report import report
 from customers.models import Customer
@@ -46,6 +47,7 @@ def outcome(version: Version, replayed: Replayed) -> dict[str, Any]:
         "events": replayed.events,
         "tick_minutes": round(replayed.tick.total_seconds() / 60),
         "turned_away": TurnedAway.objects.count(),
+        "left": _left(),
         "report": numbers,
         "runs_by_day": dict(fetch_all(RUNS_BY_DAY, [zone])),
         "messages_by_day": [
@@ -63,6 +65,12 @@ def outcome(version: Version, replayed: Replayed) -> dict[str, Any]:
         "failed": _reasons(Run.objects.filter(status=Run.Status.FAILED), "reason"),
         "samples": _samples(),
     }
+
+
+def _left() -> int:
+    """How many a pace would have taken later: they matched at the last portion."""
+    under_way = Broadcast.objects.filter(status=Broadcast.Status.RUNNING)
+    return sum(still_to_take(one) or 0 for one in under_way.select_related("version"))
 
 
 def _reasons(rows: Any, column: str) -> list[dict[str, Any]]:

@@ -118,7 +118,10 @@ def replay(
     events = _count(version, begin, end)
     now, ticks = begin, 0
     while (due := _next(version, now, end)) is not None:
-        before, now = now, min(end, begin + math.ceil((due - begin) / tick) * tick)
+        at = begin + math.ceil((due - begin) / tick) * tick
+        # At a portion's very time, so that a long tick does not slow the pace down.
+        portion = _next_portion(now)
+        before, now = now, min(one for one in (end, at, portion) if one is not None)
         turn_clock(now)
         _feed(version, before, now)
         work_until_quiet(now)
@@ -176,6 +179,13 @@ def _feed(version: Version, after: datetime, upto: datetime) -> None:
     execute(FEED, [after, upto])
     if version.trigger_kind == Version.Trigger.SYSTEM_EVENT:
         execute(FEED_SYSTEM, [version.event_type_id, after, upto])
+
+
+def _next_portion(now: datetime) -> datetime | None:
+    """When a broadcast takes its next portion after `now`."""
+    waiting = Broadcast.objects.filter(status=Broadcast.Status.RUNNING, due_at__gt=now)
+    found: datetime | None = waiting.aggregate(at=Min("due_at"))["at"]
+    return found
 
 
 def _next(version: Version, now: datetime, end: datetime) -> datetime | None:

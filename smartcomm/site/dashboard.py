@@ -345,11 +345,12 @@ def _segments(now: datetime) -> list[Notice]:
 
 def _broadcasts() -> list[Notice]:
     rows = Broadcast.objects.exclude(status=Broadcast.Status.FINISHED)
-    rows = rows.select_related("campaign", "system_event__type")
+    rows = rows.select_related("campaign", "version", "system_event__type")
     found = []
     for row in rows.order_by("status", "-id")[:5]:
         percent = round(100 * row.progress)
         failed = row.status == Broadcast.Status.FAILED
+        done = "taken" if row.version.pace else "of customers examined"
         found.append(
             Notice(
                 icon="podcasts",
@@ -357,7 +358,7 @@ def _broadcasts() -> list[Notice]:
                 title=f"{row.campaign}: {row.system_event.type}",
                 detail="The broadcast failed. " + row.reason
                 if failed
-                else f"{percent} % of customers examined, {row.entered:,} entered.",
+                else f"{percent} % {done}, {row.entered:,} entered.",
                 url=_list("campaigns.broadcast"),
                 progress=None if failed else percent,
             )

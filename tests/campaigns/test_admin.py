@@ -512,7 +512,7 @@ def test_a_broadcast_shows_how_far_it_is_and_how_many_entered(staff):
     for shown in (listed, one):
         assert "100%" in shown
     assert "Product in stock" in runs
-    assert "Looked at" in runs
+    assert "3 looked at" in runs
     assert staff.get(reverse("admin:campaigns_broadcast_add")).status_code == 403
 
 

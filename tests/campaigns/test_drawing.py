@@ -347,3 +347,104 @@ def test_a_segment_that_a_campaign_asks_for_is_not_deleted():
 
     publish.archive(campaign)
     usage.refuse_if_used(segment)
+
+
+# Its pace
+
+PACE = {"limit": 500, "per": "hour", "first": "longest_interest", "stop_after": 5000}
+
+
+def with_pace(pace=PACE, **changes):
+    return {**copy.deepcopy(EXAMPLE), "pace": pace, **changes}
+
+
+def test_a_pace_is_read_and_written_back_the_same():
+    campaign = Campaign.objects.create(name="Slowly")
+    drawn = drawing.as_json(save_draft(campaign, with_pace()))
+
+    assert drawn["pace"] == PACE
+    assert read(drawn) == drawn
+    # Redrawn without one it has none; and what is not told is the default.
+    assert "pace" not in drawing.as_json(save_draft(campaign, EXAMPLE))
+    assert read(with_pace({"limit": 1, "per": "day"}))["pace"] == {
+        "limit": 1,
+        "per": "day",
+        "first": "oldest_customer",
+    }
+
+
+@pytest.mark.parametrize(
+    ("pace", "places"),
+    [
+        (7, ["pace"]),
+        ({}, ["pace.limit", "pace.per"]),
+        ({**PACE, "limit": 0}, ["pace.limit"]),
+        ({**PACE, "limit": True}, ["pace.limit"]),
+        ({**PACE, "per": "week"}, ["pace.per"]),
+        ({**PACE, "per": ["hour"]}, ["pace.per"]),
+        ({**PACE, "first": "richest"}, ["pace.first"]),
+        ({**PACE, "stop_after": 0}, ["pace.stop_after"]),
+        ({**PACE, "stop_at": 1}, ["pace.stop_at"]),
+    ],
+)
+def test_a_pace_that_is_not_understood_is_refused_with_its_place(pace, places):
+    with pytest.raises(Several) as caught:
+        read(with_pace(pace))
+    assert [error.field for error in caught.value.errors] == places
+
+
+def test_a_pace_is_for_what_goes_through_the_whole_base():
+    trigger = {"kind": "event", "event": "Order paid"}
+    with pytest.raises(Several) as caught:
+        read(with_pace(trigger=trigger))
+    [error] = caught.value.errors
+    assert (error.field, "whole base" in error.message) == ("pace", True)
+
+
+def paced(rule, *, first="longest_interest", negative=None, leading=True):
+    for name in ("Product viewed", "Order paid"):
+        make.event_type(name)
+    who = make.step(
+        "who", "filter_customers", {"rule": rule}, positive="sms", negative=negative
+    )
+    campaign = make.draft(
+        *([who] if leading else []),
+        make.sms(),
+        on="Product in stock",
+        system=True,
+        pace={**PACE, "first": first},
+    )
+    found = publish.check(campaign.versions.get())
+    of_others = ("has been seen yet", "has had yet")
+    return [error.message for error in found.errors], [
+        one for one in found.warnings if not any(words in one for words in of_others)
+    ]
+
+
+VIEWED = {"event": "Product viewed"}
+SAME = [{"field": "product_id", "op": "=", "value": "$product_id"}]
+
+
+def test_interest_needs_an_event_in_the_leading_filter():
+    berlin = {"attribute": "city", "op": "=", "value": "Berlin"}
+    never = {"not": VIEWED}
+    for rule in (berlin, never, {**VIEWED, "count": {"op": "=", "value": 0}}):
+        [error], _ = paced({"all": [berlin, rule]})
+        assert "“who” asks for none itself" in error
+        assert paced({"all": [berlin, rule]}, first="oldest_customer")[0] == []
+    [error], _ = paced(VIEWED, leading=False)
+    assert "the first step is none" in error
+    assert paced({"all": [berlin, VIEWED]}) == ([], [])
+
+
+def test_several_events_that_show_interest_are_told():
+    paid = {"event": "Order paid"}
+    _, [warning] = paced({"any": [VIEWED, paid]}, first="latest_interest")
+    assert "“Product viewed” and “Order paid”: by whichever of them was last" in warning
+    # What asks for the very product shows interest in it; what does not, does not.
+    assert paced({"all": [{**VIEWED, "where": SAME}, paid]}) == ([], [])
+
+
+def test_the_negative_way_of_a_leading_filter_is_taken_by_nobody():
+    _, [warning] = paced(VIEWED, negative="sms")
+    assert "nobody takes its way “No”" in warning

@@ -226,8 +226,17 @@ def replay_live(draft: Campaign, items: list[dict[str, Any]]) -> None:
             {"on": "Order paid", "entry": {"rule": "interval", "days": 2}},
         ),
         (IN_STOCK, {"on": "Product in stock", "system": True}),
+        (
+            IN_STOCK,
+            {
+                "on": "Product in stock",
+                "system": True,
+                "pace": {"limit": 1, "per": "hour", "first": "longest_interest"},
+                "entry": {"rule": "interval", "days": 1},
+            },
+        ),
     ],
-    ids=["follow-up", "with an entry rule", "in stock"],
+    ids=["follow-up", "with an entry rule", "in stock", "in portions"],
 )
 def test_what_is_foretold_comes_true(steps, drawing, seed, monkeypatch):
     # Live, an hour's events are many statements; here they may be one.
@@ -250,6 +259,35 @@ def test_what_is_foretold_comes_true(steps, drawing, seed, monkeypatch):
     assert samples <= {(who, step, body) for who, step, _, body in true["sent"]}
     assert sum(foretold["runs_by_day"].values()) == true["report"]["entered"]
     assert sum(one["count"] for one in foretold["messages_by_day"]) == len(true["sent"])
+
+
+def test_portions_come_at_their_time_however_long_a_tick_is(monkeypatch):
+    monkeypatch.setattr("campaigns.rehearsal.replay.FINEST", timedelta(hours=1))
+    customers()
+    item = {"name": "Product viewed", "context": {"product_id": 1}}
+    viewed = [
+        {
+            **item,
+            "id": f"v-{number}",
+            "customer": f"C-{number}",
+            "occurred_at": (END - timedelta(hours=20)).isoformat(),
+        }
+        for number in range(1, 9)
+    ]
+    at = (END - timedelta(hours=2)).isoformat()
+    stock = {"id": "s", "name": "Product in stock", "context": {"product_id": 1}}
+    record([*viewed, {**stock, "occurred_at": at}], now=END)
+    pace = {"limit": 1, "per": "minute"}
+    draft = make.draft(*IN_STOCK, on="Product in stock", system=True, pace=pace)
+
+    result = rehearsed(draft.versions.get())
+
+    assert (result["report"]["entered"], result["left"]) == (8, 0)
+    slowly = draft.versions.get()
+    slowly.pace = {"limit": 3, "per": "day"}
+    slowly.save()
+    result = rehearsed(slowly)
+    assert (result["report"]["entered"], result["left"]) == (3, 5)
 
 
 def everything() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from campaigns import publish
+from campaigns import broadcast, publish
 from campaigns.broadcast import walk_broadcasts
 from campaigns.dispatch import dispatch_events, dispatch_system_events
 from campaigns.engine import advance_runs, settle_runs
@@ -557,6 +557,130 @@ def test_a_system_event_without_the_field_that_the_filter_asks_for(anna):
 
     assert (reason.because, reason.stored) == ("filter_negative", True)
     assert "has no “product_id”" in reason.sentence
+
+
+HOURLY = {"limit": 1, "per": "hour", "first": "longest_interest"}
+
+
+def viewed(*customers: Customer) -> None:
+    """They have viewed it, a minute after each other."""
+    for minutes, one in enumerate(customers, start=-60):
+        at = timezone.now() + timedelta(minutes=minutes)
+        make.event(one, "Product viewed", product_id=77, at=at)
+
+
+def test_whose_turn_has_not_come_hears_when_the_next_portion_is_due(anna, clock):
+    campaign = viewers(pace=HOURLY)
+    viewed(make.customer(), anna, make.customer())
+    make.system_event("Product in stock", product_id=77)
+    work()
+    stranger = make.customer("C-stranger")
+    Broadcast.objects.update(last_id=stranger.pk)
+
+    told = ask(anna, campaign)
+
+    assert told.answer.outcome == "not_yet"
+    [reason] = told.answer.reasons
+    assert (reason.because, reason.stored) == ("broadcast_under_way", True)
+    assert reason.sentence == (
+        "It takes 1 an hour, longest interest first; 1 so far, and not them yet. Each "
+        "portion takes those who match by then. The next one is due 4 May 2026, 13:00. "
+        "At this pace the last of the 2 who matched at the last one are taken 4 May "
+        "2026, 14:00. They match now."
+    )
+    [reason] = ask(stranger, campaign).answer.reasons
+    assert reason.sentence.endswith("They do not match now.")
+    assert reason.tree is not None
+    publish.pause(Campaign.objects.get(pk=campaign.pk))
+    [reason] = ask(anna, campaign).answer.reasons
+    assert "The campaign is paused" in reason.sentence
+
+
+def test_whom_the_entry_rule_will_not_let_in_hears_so_before_their_turn(anna, clock):
+    campaign = viewers(pace=HOURLY, entry={"rule": "once"})
+    make.event(anna, "Product viewed", product_id=77)
+    make.system_event("Product in stock", product_id=77)
+    work()
+    for _ in range(3):
+        make.event(make.customer(), "Product viewed", product_id=77)
+    make.system_event("Product in stock", product_id=77)
+    work()
+
+    [reason] = ask(anna, campaign).answer.reasons
+
+    assert reason.because == "broadcast_under_way"
+    assert reason.sentence.endswith("on 4 May 2026, and may enter once only.")
+
+
+def test_who_matched_when_it_had_been_enough_hears_so(anna, clock):
+    campaign = viewers(pace={**HOURLY, "stop_after": 1})
+    viewed(make.customer(), anna)
+    make.system_event("Product in stock", product_id=77)
+    work()
+
+    [reason] = ask(anna, campaign).answer.reasons
+
+    assert (reason.because, reason.stored) == ("broadcast_ended", True)
+    assert reason.sentence == (
+        "The broadcast ended before a portion had taken them. Stopped after 1, as its "
+        "pace says. They matched then."
+    )
+
+
+def test_who_had_bought_before_their_turn_sees_the_condition(anna, clock):
+    bought = {"not": {**VIEWED, "event": "Order paid"}}
+    make.event_type("Order paid")
+    make.event_type("Product viewed")
+    campaign = make.campaign(
+        make.step(
+            "who",
+            "filter_customers",
+            {"rule": {"all": [VIEWED, bought]}},
+            positive="sms",
+            negative=None,
+        ),
+        make.sms(),
+        on="Product in stock",
+        system=True,
+        pace=HOURLY,
+    )
+    viewed(make.customer(), anna)
+    make.system_event("Product in stock", product_id=77)
+    work()
+    clock.shift(timedelta(minutes=30))
+    make.event(anna, "Order paid", product_id=77)
+    clock.shift(timedelta(minutes=30))
+    work()
+
+    [reason] = ask(anna, campaign).answer.reasons
+
+    assert reason.because == "filter_negative"
+    assert [part.holds for part in reason.tree.parts] == [True, False]
+
+
+def test_a_broadcast_that_was_stopped_says_who_stopped_it(anna, clock):
+    campaign = viewers(pace=HOURLY)
+    viewed(make.customer(), anna)
+    make.system_event("Product in stock", product_id=77)
+    work()
+    broadcast.stop(Broadcast.objects.get(), by="mia", now=timezone.now())
+
+    [reason] = ask(anna, campaign).answer.reasons
+
+    assert reason.because == "broadcast_ended"
+    assert "Stopped by mia after 1 had been taken." in reason.sentence
+
+
+def test_a_walk_that_was_stopped_says_so_to_whom_it_had_not_come(anna, clock):
+    campaign = make.campaign(on="Product in stock", system=True)
+    make.system_event("Product in stock")
+    dispatch_system_events()
+    broadcast.stop(Broadcast.objects.get(), by="mia", now=timezone.now())
+
+    [reason] = ask(anna, campaign).answer.reasons
+
+    assert reason.because == "broadcast_ended"
+    assert "Stopped by mia" in reason.sentence
 
 
 def test_who_came_into_the_base_after_the_broadcast_had_begun(clock):
