@@ -17,6 +17,7 @@ from campaigns.broadcast import stop
 from campaigns.models import Broadcast
 from events.models import Scope
 from smartcomm.core.api import LIST_PARAMETERS, ApiView, caller_of, page
+from smartcomm.core.clock import database_now
 from smartcomm.core.errors import Conflict, NotFound
 from smartcomm.core.openapi import LIST, operation
 
@@ -149,7 +150,7 @@ class StopBroadcast(ApiView):
     )
     def post(self, request: Request, pk: int, number: int) -> Response:
         found = _find(pk, number)
-        if not stop(found, by=str(caller_of(request).source), now=timezone.now()):
+        if not stop(found, by=str(caller_of(request).source), now=database_now()):
             raise Conflict("The broadcast is over already, so it cannot be stopped.")
         return Response(broadcast_out(_find(pk, number)))
 

@@ -16,7 +16,7 @@ from typing import Any
 from campaigns.actions import ACTIONS
 from campaigns.actions.send import Send
 from campaigns.models import Version
-from campaigns.panels import say, say_entry, say_trigger, sentence, way_label
+from campaigns.panels import say, say_entry, say_pace, say_trigger, sentence, way_label
 from segments.versions import Piece, pieces
 
 Definition = Mapping[str, Any]
@@ -26,6 +26,7 @@ Step = Mapping[str, Any]
 class What(StrEnum):
     TRIGGER = "trigger"
     ENTRY = "entry"
+    PACE = "pace"
     START = "start"
     ADDED = "step_added"
     REMOVED = "step_removed"
@@ -57,7 +58,11 @@ class Change:
 def changes(before: Definition, after: Definition) -> list[Change]:
     """All that changes, in the order of the newer drawing; what is gone comes last."""
     old, new = _steps(before), _steps(after)
-    found = [*_of_trigger(before, after), *_of_entry(before, after)]
+    found = [
+        *_of_trigger(before, after),
+        *_of_entry(before, after),
+        *_of_pace(before, after),
+    ]
     if before.get("start") != after.get("start"):
         found.append(
             Change(
@@ -91,6 +96,7 @@ def summary(found: list[Change]) -> str:
 _COUNTED = {
     What.TRIGGER: ("part of the trigger", "parts of the trigger", "changed"),
     What.ENTRY: ("entry rule", "entry rules", "changed"),
+    What.PACE: ("pace", "paces", "changed"),
     What.START: ("first step", "first steps", "changed"),
     What.ADDED: ("step", "steps", "added"),
     What.REMOVED: ("step", "steps", "removed"),
@@ -132,6 +138,17 @@ def _of_entry(before: Definition, after: Definition) -> Iterator[Change]:
             "How often a customer may enter changes.",
             before=f"May {say_entry(before)}",
             after=f"May {say_entry(after)}",
+        )
+
+
+def _of_pace(before: Definition, after: Definition) -> Iterator[Change]:
+    old, new = (say_pace(one) or "all at once" for one in (before, after))
+    if old != new:
+        yield Change(
+            What.PACE,
+            "How fast customers are taken in changes.",
+            before=sentence(old),
+            after=sentence(new),
         )
 
 

@@ -31,6 +31,7 @@ from campaigns.report import report
 from campaigns.way import stops, waits_for
 from events.models import EventField
 from messaging.models import Message
+from smartcomm.core.clock import database_now
 from smartcomm.core.errors import Invalid, Several, UserError
 from smartcomm.core.look import variables
 
@@ -161,7 +162,7 @@ def _stop_broadcast(desk: Desk) -> HttpResponse:
     if found is None:
         raise Http404
     who = desk.request.user.get_username()
-    if stop(found, by=who, now=timezone.now()):
+    if stop(found, by=who, now=database_now()):
         said = f"“{found.system_event.type}” lets nobody else in."
         desk.admin.log_change(desk.request, desk.campaign, said)
         messages.success(desk.request, said)

@@ -83,7 +83,7 @@ def say(step: Mapping[str, Any]) -> str:
         return error.message
 
 
-def say_trigger(definition: Definition, *, verb: str = "") -> str:
+def say_trigger(definition: Mapping[str, Any], *, verb: str = "") -> str:
     """“Order paid” occurs, and price is more than 50. (The verb: “occurs”.)"""
     trigger = definition.get("trigger") or {}
     if not trigger.get("event"):
@@ -98,14 +98,14 @@ def say_trigger(definition: Definition, *, verb: str = "") -> str:
         return f"{said}. {error.message}"
 
 
-def say_entry(definition: Definition) -> str:
+def say_entry(definition: Mapping[str, Any]) -> str:
     """How often a customer may enter: “enter once”, after “may”."""
     entry = definition.get("entry") or {}
     words = ENTRY_WORDS.get(entry.get("rule", "every_event"), "")
     return words.format(days=entry.get("days") or "some")
 
 
-def say_pace(definition: Definition) -> str:
+def say_pace(definition: Mapping[str, Any]) -> str:
     """“500 an hour, longest interest first”; empty where there is no pace."""
     pace = definition.get("pace")
     return str(Pace(**pace)) if pace else ""

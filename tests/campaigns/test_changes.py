@@ -48,6 +48,19 @@ def with_step(definition: dict[str, Any], key: str, **changed: Any) -> dict[str,
     [
         pytest.param(BASE, [], id="nothing"),
         pytest.param(
+            {**BASE, "pace": {"limit": 500, "per": "hour", "stop_after": 5000}},
+            [
+                (
+                    "pace",
+                    "",
+                    "How fast customers are taken in changes.",
+                    "All at once",
+                    "500 an hour, oldest customer first, stop after 5,000",
+                )
+            ],
+            id="pace",
+        ),
+        pytest.param(
             {**BASE, "trigger": {**BASE["trigger"], "event": "Order sent"}},
             [
                 (
