@@ -197,6 +197,7 @@ class Progress:
 
     pace: Pace
     #: Who are still to be taken, as far as is known: they matched at the last portion.
+    #: Empty before the first one, and when it is over.
     left: int | None
     #: Empty when it is over, or the campaign paused.
     next_at: datetime | None
@@ -209,9 +210,9 @@ def progress(broadcast: Broadcast, *, now: datetime) -> Progress | None:
     pace = Pace.of(broadcast.version)
     if pace is None:
         return None
-    left = still_to_take(broadcast)
     if broadcast.status != Broadcast.Status.RUNNING:
-        return Progress(pace, left, None, None)
+        return Progress(pace, None, None, None)
+    left = still_to_take(broadcast)
     if broadcast.campaign.status == Campaign.Status.PAUSED:
         return Progress(pace, left, None, None)
     return Progress(pace, left, broadcast.due_at, _ends_at(broadcast, pace, left, now))
