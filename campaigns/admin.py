@@ -302,7 +302,7 @@ class BroadcastAdmin(JournalAdmin):
         ("status", "walked"),
         "reason",
         ("examined", "entered"),
-        ("portions", "period_at", "period_taken", "still_match"),
+        ("portions", "taken_at", "period_taken", "still_match"),
         ("created_at", "finished_at"),
         ("attempts", "due_at"),
     ]

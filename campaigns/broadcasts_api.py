@@ -16,10 +16,11 @@ from campaigns.api import PaceShape, find_campaign
 from campaigns.broadcast import stop
 from campaigns.models import Broadcast
 from events.models import Scope
-from smartcomm.core.api import LIST_PARAMETERS, ApiView, caller_of, page
+from smartcomm.core.api import LIST_PARAMETERS, ApiView, page
 from smartcomm.core.clock import database_now
 from smartcomm.core.errors import Conflict, NotFound
 from smartcomm.core.openapi import LIST, operation
+from smartcomm.core.scopes import caller_of
 
 Meta = msgspec.Meta
 
@@ -47,7 +48,7 @@ class BroadcastOut(msgspec.Struct, kw_only=True):
         int | None,
         Meta(
             description="With a pace: how many more it will take, as they matched at "
-            "the last portion."
+            "the last portion; null when it is over."
         ),
     ]
     next_at: Annotated[
@@ -143,6 +144,7 @@ class StopBroadcast(ApiView):
             "reason": "Stopped by shop after 1,000 had been taken.",
             "progress": 1.0,
             "finished_at": "2026-11-20T08:12:00Z",
+            "left": None,
             "next_at": None,
             "expected_end": None,
         },

@@ -382,9 +382,10 @@ class Broadcast(models.Model):
     last_id = models.BigIntegerField()
     examined = models.PositiveBigIntegerField(default=0)
     entered = models.PositiveBigIntegerField(default=0)
-    #: Periods of the pace that have begun, when the last one did, what it has taken.
+    #: Periods of the pace that have begun, when the last one took somebody last, and
+    #: how many it has taken.
     portions = models.PositiveIntegerField(default=0)
-    period_at = models.DateTimeField(null=True, blank=True)
+    taken_at = models.DateTimeField(null=True, blank=True)
     period_taken = models.PositiveIntegerField(default=0)
     #: Who matched as well, and was not taken, at the last portion.
     still_match = models.PositiveBigIntegerField(null=True, blank=True)

@@ -37,7 +37,10 @@ class PaceForm(forms.Form):
     first = forms.ChoiceField(
         label="Who comes first",
         required=False,
-        choices=[(order, words.capitalize()) for order, words in ORDERS.items()],
+        choices=[
+            (order, words.removesuffix(" first").capitalize())
+            for order, words in ORDERS.items()
+        ],
         initial=OLDEST_CUSTOMER,
         help_text="Interest goes by the events that the first filter asks for.",
     )

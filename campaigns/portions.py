@@ -1,10 +1,10 @@
 """A broadcast with a pace: so many customers a period, chosen anew for each portion.
 
 A portion is one statement over those who match at that moment: who has bought meanwhile
-is left out, who has come to match is taken. A period begins with its first portion, so
-that between two portions a whole period passes, also after a pause or an outage: within
-any hour no more than an hour's limit. What a portion starts and what is counted here
-are one transaction, under the lock of the broadcast's row.
+is left out, who has come to match is taken. Once a period's limit is taken, a whole
+period passes before the next one begins, also after a pause or an outage: within any
+hour no more than an hour's limit. What a portion starts and what is counted here are
+one transaction, under the lock of the broadcast's row.
 
 A broadcast ends when a portion has taken all who matched; it does not wait for others
 to come, since the event it tells of grows old. Or when its pace says that it is enough.
@@ -125,14 +125,14 @@ def begin(broadcast: Broadcast, *, now: datetime) -> Portion | None:
     pace = Pace.of(broadcast.version)
     if pace is None:
         raise AssertionError("A broadcast without a pace takes no portions.")
-    if broadcast.period_at is None or now >= broadcast.period_at + pace.period:
-        broadcast.period_at, broadcast.period_taken = now, 0
+    if broadcast.taken_at is None or now >= broadcast.taken_at + pace.period:
+        broadcast.taken_at, broadcast.period_taken = now, 0
         broadcast.portions += 1
     most = min(MOST, pace.limit - broadcast.period_taken)
     if pace.stop_after is not None:
         most = min(most, pace.stop_after - broadcast.entered)
     if most <= 0:  # Clocks of workers differ.
-        broadcast.due_at = broadcast.period_at + pace.period
+        broadcast.due_at = broadcast.taken_at + pace.period
         return None
     return Portion(broadcast, pace, most, now)
 
@@ -143,9 +143,10 @@ def end(broadcast: Broadcast, portion: Portion, *, started: int) -> None:
     broadcast.entered += started
     broadcast.period_taken += started
     broadcast.still_match = max(0, portion.total - portion.most)
-    broadcast.due_at = now
-    if broadcast.period_at is not None and broadcast.period_taken >= pace.limit:
-        broadcast.due_at = broadcast.period_at + pace.period
+    # From the last that a period took: what it took late is not followed at once.
+    broadcast.taken_at = broadcast.due_at = now
+    if broadcast.period_taken >= pace.limit:
+        broadcast.due_at = now + pace.period
     # A reason that was given already: the filter can match nobody.
     if not broadcast.reason and portion.total <= portion.most:
         broadcast.reason = NOBODY_LEFT
@@ -196,6 +197,7 @@ class Progress:
 
     pace: Pace
     #: Who are still to be taken, as far as is known: they matched at the last portion.
+    #: Empty before the first one, and when it is over.
     left: int | None
     #: Empty when it is over, or the campaign paused.
     next_at: datetime | None
@@ -208,9 +210,9 @@ def progress(broadcast: Broadcast, *, now: datetime) -> Progress | None:
     pace = Pace.of(broadcast.version)
     if pace is None:
         return None
-    left = still_to_take(broadcast)
     if broadcast.status != Broadcast.Status.RUNNING:
-        return Progress(pace, left, None, None)
+        return Progress(pace, None, None, None)
+    left = still_to_take(broadcast)
     if broadcast.campaign.status == Campaign.Status.PAUSED:
         return Progress(pace, left, None, None)
     return Progress(pace, left, broadcast.due_at, _ends_at(broadcast, pace, left, now))
@@ -227,10 +229,10 @@ def still_to_take(broadcast: Broadcast) -> int | None:
 def _ends_at(
     broadcast: Broadcast, pace: Pace, left: int | None, now: datetime
 ) -> datetime | None:
-    if left is None or broadcast.period_at is None:
+    if left is None or broadcast.taken_at is None:
         return None
     late = max(now - broadcast.due_at, 0 * pace.period)
     rest = left - (pace.limit - broadcast.period_taken)
     if rest <= 0:
         return broadcast.due_at + late
-    return broadcast.period_at + math.ceil(rest / pace.limit) * pace.period + late
+    return broadcast.taken_at + math.ceil(rest / pace.limit) * pace.period + late

@@ -58,6 +58,16 @@ def test_it_comes_in_as_it_went_out(campaign):
     assert exchange.export(again) == {**told, "name": "Welcome 2"}
 
 
+def test_a_pace_goes_out_and_comes_in():
+    pace = {"limit": 500, "per": "hour", "first": "oldest_customer", "stop_after": 9}
+    campaign = make.draft(on="Shop opened", system=True, pace=pace)
+    told = exchange.export(campaign)
+    again = exchange.read(json.loads(json.dumps(told)), name="Again")
+
+    assert told["pace"] == pace
+    assert exchange.export(again) == {**told, "name": "Again"}
+
+
 def test_elsewhere_segments_are_found_by_their_names(campaign):
     told = exchange.export(campaign)
     elsewhere()

@@ -232,6 +232,23 @@ def test_a_large_portion_is_taken_in_several_statements(now, monkeypatch):
     assert (found.still_match, found.due_at) == (3, now + HOUR)
 
 
+def test_what_a_period_took_late_is_not_followed_at_once(now, monkeypatch):
+    monkeypatch.setattr(portions, "MOST", 2)
+    paced(5)
+    viewers(12, now=now)
+    in_stock(now)
+    minute = timedelta(minutes=1)
+
+    walk_broadcasts(now=now)  # The first two; then nobody is at work.
+    walk_broadcasts(now=now + 50 * minute)
+    walk(now + 55 * minute)
+    assert len(taken()) == 5
+    walk(now + 114 * minute)
+    assert len(taken()) == 5
+    walk(now + 115 * minute)
+    assert len(taken()) == 10
+
+
 def test_what_breaks_in_between_leaves_nothing_half_done(now, monkeypatch):
     paced(2)
     people = viewers(4, now=now)

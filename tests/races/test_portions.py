@@ -190,4 +190,4 @@ def test_walkers_that_are_killed_leave_no_portion_half_taken_and_none_twice():
 
     found = Broadcast.objects.get()
     assert (found.entered, found.portions, Run.objects.count()) == (60, 1, 60)
-    assert found.due_at == found.period_at + timedelta(days=1)
+    assert found.due_at == found.taken_at + timedelta(days=1)
