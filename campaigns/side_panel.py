@@ -46,6 +46,8 @@ class Panel:
 
     name: ClassVar[str]
     template: ClassVar[str]
+    #: It is filled in, and comes back as it was when it could not be saved.
+    is_form: ClassVar[bool] = True
 
     @property
     def step(self) -> str:
@@ -260,6 +262,7 @@ class ConnectPanel(AddPanel):
     """Let a way lead to a step that is there, or to the end."""
 
     name = "connect"
+    is_form = False
 
     def save(self) -> None:
         to = self.data.get("to", "")
@@ -366,6 +369,7 @@ class UndoPanel(Panel):
 
     name = "undo"
     template = "campaigns/panels/none.html"
+    is_form = False
 
     def save(self) -> None:
         try:
