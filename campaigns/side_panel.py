@@ -144,6 +144,16 @@ class StepPanel(Panel):
     def key_form(self) -> KeyForm:
         return KeyForm(self.data, initial={"key": self.step}, prefix="step")
 
+    @property
+    def texts(self) -> list[tuple[str, Any]]:
+        """What a message says, for those who only read: label, value."""
+        return [
+            (str(field.label), dict(choices).get(field.initial, field.initial))
+            for field in self.form
+            if field.initial
+            for choices in [getattr(field.field, "choices", ())]
+        ]
+
     def context(self) -> dict[str, Any]:
         action = ACTIONS.get(self.drawn["action"])
         if action is None:

@@ -798,6 +798,10 @@ def test_an_archived_campaign_can_be_read_and_not_changed(marketer):
     assert "It can be read, and no longer changed." in page.content.decode()
     assert answer.status_code == 403
 
+    step = marketer.get(panel_url(campaign, "step"), {"step": "sms"}).content.decode()
+    assert "Copy it to go on from it." in step
+    assert "Skip this customer, and say so" in step
+
 
 def test_the_page_costs_the_same_for_a_large_drawing(marketer):
     def chain(length: int) -> Campaign:
