@@ -32,7 +32,7 @@ from campaigns.why_page import why_page
 from smartcomm.core.admin import JournalAdmin, ModelAdmin
 from smartcomm.core.errors import Invalid, Several, UserError
 from smartcomm.core.look import badge, link, to_the_minute
-from smartcomm.core.strict_json import decode
+from smartcomm.core.strict_json import NotJson, decode
 
 #: A campaign's file is no larger.
 MOST_BYTES = 2 * 1024 * 1024
@@ -258,6 +258,8 @@ class CampaignAdmin(ModelAdmin):
         except Several as several:
             for error in several.errors:
                 messages.error(request, error.message)
+        except NotJson:
+            messages.error(request, "This is no file of a campaign: it is not JSON.")
         except UserError as one:
             messages.error(request, one.message)
         else:

@@ -19,6 +19,14 @@ from campaigns.models import Campaign
 from campaigns.side_panel import Panel, Refused, open_panel
 from smartcomm.core.errors import Conflict, NotFound, Several, UserError
 
+CHANGED = "Somebody changed this drawing meanwhile; the picture shows it now."
+HAS_TO_SAVE = " Nothing of yours is lost: save again to put it on top."
+NOT_DONE = " Nothing was done: look at it, and then choose again."
+GONE = (
+    "Somebody removed this step meanwhile. What you wrote is still here: copy what you"
+    " need before you reload the page."
+)
+
 
 class Changed(Conflict):
     """Somebody else was quicker."""
@@ -57,10 +65,7 @@ def panel_view(desk: Desk, what: str) -> HttpResponse:
             # Whoever comes second waits here, and then sees what the first one did.
             Campaign.objects.select_for_update().get(pk=desk.campaign.pk)
             if request.POST.get("stamp") != desk.stamp:
-                raise Changed(
-                    "Somebody changed this drawing meanwhile; the picture shows it now."
-                    " Nothing of yours is lost: save again to put it on top."
-                )
+                raise Changed(CHANGED + (HAS_TO_SAVE if panel.is_form else NOT_DONE))
             panel.save()
     except Refused:
         return _workspace(desk, panel, status=422)
@@ -71,7 +76,7 @@ def panel_view(desk: Desk, what: str) -> HttpResponse:
             if isinstance(error, Several)
             else [error.message]
         )
-        if panel.name in ("connect", "undo"):
+        if not panel.is_form:
             desk.said, desk.went_wrong = " ".join(panel.wrong), True
             return _workspace(desk, None, status=error.status)
         return _workspace(desk, panel, status=error.status)
@@ -83,10 +88,9 @@ def _workspace(desk: Desk, panel: Panel | None, *, status: int = 200) -> HttpRes
     desk.panel = panel
     try:
         html = _workspace_html(desk)
-    except NotFound as error:
-        # What the panel is about is gone.
-        desk.panel, desk.said, desk.went_wrong = None, error.message, True
-        html = _workspace_html(desk)
+    except NotFound:
+        # What the panel is about is gone, but not what was written there.
+        return HttpResponse(GONE, status=409, content_type="text/plain; charset=utf-8")
     return HttpResponse(html, status=status)
 
 

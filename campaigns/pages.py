@@ -36,6 +36,7 @@ from smartcomm.core.errors import Invalid, Several, UserError
 from smartcomm.core.look import variables
 
 PER_PAGE = 50
+MAX_NAME: int = Campaign._meta.get_field("name").max_length  # type: ignore[assignment]
 
 
 # --- report -----------------------------------------------------------------------
@@ -463,10 +464,9 @@ _DONE = {"pause": "paused", "resume": "at work again", "archive": "archived"}
 
 
 def _copy(desk: Desk) -> Campaign:
-    name, number = f"{desk.campaign.name} (copy)"[:150], 2
-    while Campaign.objects.filter(name=name).exists():
-        end = f" (copy {number})"
-        name, number = desk.campaign.name[: 150 - len(end)] + end, number + 1
+    end, number = " (copy)", 2
+    while Campaign.objects.filter(name=(name := _named(desk.campaign, end))).exists():
+        end, number = f" (copy {number})", number + 1
     campaign = Campaign.objects.create(
         name=name,
         description=desk.campaign.description,
@@ -475,6 +475,11 @@ def _copy(desk: Desk) -> Campaign:
     drawing.save_draft(campaign, desk.definition, user=desk.request.user)  # type: ignore[arg-type]
     desk.admin.log_addition(desk.request, campaign, f"Copied from {desk.campaign}.")
     return campaign
+
+
+def _named(campaign: Campaign, end: str) -> str:
+    """Its name with this at the end, cut where it would be too long."""
+    return campaign.name[: MAX_NAME - len(end)] + end
 
 
 def _page(

@@ -20,7 +20,7 @@ from segments.compile import events_matching, lookup
 from segments.describe import describe_where
 from segments.operators import OPERATORS, Family
 
-BACKFILL = "It is a backfill, which is stored and triggers nothing."
+BACKFILL = "It was sent as history (a backfill), which is kept and starts nothing."
 
 
 def conditions(

@@ -51,6 +51,8 @@ class Panel:
 
     name: ClassVar[str]
     template: ClassVar[str]
+    #: It is filled in, and comes back as it was when it could not be saved.
+    is_form: ClassVar[bool] = True
 
     @property
     def step(self) -> str:
@@ -158,6 +160,16 @@ class StepPanel(Panel):
     @cached_property
     def key_form(self) -> KeyForm:
         return KeyForm(self.data, initial={"key": self.step}, prefix="step")
+
+    @property
+    def texts(self) -> list[tuple[str, Any]]:
+        """What a message says, for those who only read: label, value."""
+        return [
+            (str(field.label), dict(choices).get(field.initial, field.initial))
+            for field in self.form
+            if field.initial
+            for choices in [getattr(field.field, "choices", ())]
+        ]
 
     def context(self) -> dict[str, Any]:
         action = ACTIONS.get(self.drawn["action"])
@@ -283,6 +295,7 @@ class ConnectPanel(AddPanel):
     """Let a way lead to a step that is there, or to the end."""
 
     name = "connect"
+    is_form = False
 
     def save(self) -> None:
         to = self.data.get("to", "")
@@ -389,6 +402,7 @@ class UndoPanel(Panel):
 
     name = "undo"
     template = "campaigns/panels/none.html"
+    is_form = False
 
     def save(self) -> None:
         try:

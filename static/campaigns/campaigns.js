@@ -54,7 +54,9 @@
   });
 
   document.addEventListener("htmx:responseError", ({ detail }) => {
+    const isSaid = detail.xhr.getResponseHeader("Content-Type")?.startsWith("text/plain");
     const sentence = isLoggedOut(detail) ? LOGGED_OUT
+      : isSaid ? detail.xhr.responseText
       : detail.xhr.status === 403 ? "You may not do this, or you are logged out. Log in in another tab, then try again; what you wrote is still here."
       : "The server did not do it. Try again; what you wrote is still here.";
     tell(sentence);
@@ -72,10 +74,11 @@
     body.prepend(note);
   }
 
-  let place = null;
+  let place = null, cameFrom = {};
   document.addEventListener("htmx:beforeSwap", () => {
     const box = scroller();
     place = box && [box.scrollLeft, box.scrollTop];
+    cameFrom = { ...panel()?.dataset };
   });
 
   document.addEventListener("htmx:afterSettle", (event) => {
@@ -85,8 +88,15 @@
     const box = scroller();
     if (box && place) [box.scrollLeft, box.scrollTop] = place;
     const wrong = panel()?.querySelector("[role=alert]");
-    if (wrong) wrong.scrollIntoView({ block: "nearest" });
-    else panel()?.querySelector("h2")?.focus({ preventScroll: true });
+    if (wrong) {
+      wrong.tabIndex = -1;
+      (panel().querySelector("[aria-invalid=true]") ?? wrong).focus({ preventScroll: true });
+      wrong.scrollIntoView({ block: "nearest" });
+    } else if (panel()?.children.length) panel().querySelector("h2")?.focus({ preventScroll: true });
+    else if (document.activeElement === document.body) {
+      const pencil = cameFrom.kind === "name" ? document.querySelector("#cp-headline .cp-close") : null;
+      (pencil ?? boxOf(cameFrom) ?? scroller())?.focus({ preventScroll: true });
+    }
     mark(true);
   });
 
@@ -102,15 +112,18 @@
     setZoom(chosenZoom());
   }
 
-  // Which box or way the panel is about.
-  function mark(scroll) {
-    document.querySelectorAll(".cp-chosen").forEach((one) => one.classList.remove("cp-chosen"));
-    const about = panel()?.dataset;
-    if (!about?.kind) return;
-    const chosen = [...document.querySelectorAll(".cp-canvas [data-step], .cp-canvas [data-after]")].find((one) =>
+  // The box or the way that a panel is about.
+  function boxOf(about) {
+    if (!about?.kind) return undefined;
+    return [...document.querySelectorAll(".cp-canvas [data-step], .cp-canvas [data-after]")].find((one) =>
       about.kind === "add"
         ? one.dataset.after === about.after && one.dataset.way === about.way
         : one.dataset.step === about.step && (about.step || about.kind === "trigger"));
+  }
+
+  function mark(scroll) {
+    document.querySelectorAll(".cp-chosen").forEach((one) => one.classList.remove("cp-chosen"));
+    const chosen = boxOf(panel()?.dataset);
     if (!chosen) return;
     chosen.classList.add("cp-chosen");
     if (!scroll) return;
@@ -226,6 +239,8 @@
     if (!document.querySelector(".cp")) return;
     arrange();
     mark(true);
+    document.querySelector(".cp-tabs [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+    document.querySelector(".cp [aria-invalid=true]")?.focus();
     const box = scroller();
     if (box && !document.querySelector(".cp-chosen")) {
       // Wider than the room: begin where the trigger is.

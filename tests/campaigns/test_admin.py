@@ -285,6 +285,16 @@ def test_a_copy_is_a_draft_with_the_same_drawing(staff):
     assert {copy.status for copy in names} == {Campaign.Status.DRAFT}
 
 
+def test_a_copy_of_a_long_name_can_be_told_apart(staff):
+    campaign = make.campaign(name="x" * 150)
+    url = reverse("admin:campaigns_campaign_state", args=[campaign.pk, "copy"])
+
+    staff.post(url)
+
+    copy = Campaign.objects.exclude(pk=campaign.pk).get()
+    assert copy.name == "x" * 143 + " (copy)"
+
+
 def test_archiving_ends_a_campaign(staff):
     campaign = make.campaign()
 

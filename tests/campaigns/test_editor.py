@@ -648,6 +648,39 @@ def test_who_saves_second_loses_nothing_and_overwrites_nothing(marketer):
     assert drawn(campaign)["steps"][0]["config"]["text"] == "Second"
 
 
+def test_what_was_written_for_a_step_that_is_gone_is_not_taken_away(marketer):
+    campaign = make.draft(make.sms("Hello"))
+    old = stamp(marketer, campaign)
+    send(marketer, campaign, "remove", step="sms")
+
+    answer = marketer.post(
+        panel_url(campaign, "step"),
+        {"stamp": old, "text": "Precious", "step-key": "sms"},
+        query_params={"step": "sms"},
+    )
+
+    # No page comes that would stand where the panel is.
+    assert answer.status_code == 409
+    assert answer["Content-Type"].startswith("text/plain")
+    assert "What you wrote is still here" in answer.content.decode()
+
+
+def test_undoing_over_what_somebody_else_did_is_refused_in_its_own_words(marketer):
+    campaign = make.draft(make.sms("Hello"))
+    before = json.dumps(drawn(campaign))
+    old = stamp(marketer, campaign)
+    send(marketer, campaign, "step", {"text": "Mine", "step-key": "sms"}, step="sms")
+
+    answer = marketer.post(
+        panel_url(campaign, "undo"), {"stamp": old, "definition": before}
+    )
+
+    assert answer.status_code == 409
+    assert "Nothing was done" in answer.content.decode()
+    assert "save again" not in answer.content.decode()
+    assert drawn(campaign)["steps"][0]["config"]["text"] == "Mine"
+
+
 def test_who_changed_what_is_kept(marketer):
     campaign = make.draft(make.sms())
 
@@ -768,6 +801,10 @@ def test_an_archived_campaign_can_be_read_and_not_changed(marketer):
 
     assert "It can be read, and no longer changed." in page.content.decode()
     assert answer.status_code == 403
+
+    step = marketer.get(panel_url(campaign, "step"), {"step": "sms"}).content.decode()
+    assert "Copy it to go on from it." in step
+    assert "Skip this customer, and say so" in step
 
 
 def test_the_page_costs_the_same_for_a_large_drawing(marketer):

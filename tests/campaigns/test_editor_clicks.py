@@ -200,3 +200,30 @@ def test_what_helps_with_a_field_is_told_to_who_does_not_see_it(staff):
         )
         == []
     )
+
+
+def test_the_focus_stays_where_one_works(staff):
+    campaign = make.draft(make.sms("Hello"))
+    page = f"/admin/campaigns/campaign/{campaign.pk}"
+    staff.goto(f"{page}/change/")
+    panel = staff.locator("#cp-panel")
+    box = staff.locator(".cp-box[data-step=sms]")
+    box.focus()
+    box.press("Enter")
+    expect(panel.get_by_role("heading", name="Send SMS")).to_be_focused()
+
+    panel.get_by_label("Text").fill("")
+    panel.get_by_label("Text").press("Tab")
+    panel.get_by_role("button", name="Save").press("Enter")
+    expect(panel.get_by_label("Text")).to_be_focused()
+
+    panel.get_by_label("Text").fill("Hello again")
+    panel.get_by_role("button", name="Save").press("Enter")
+    expect(staff.locator(".cp-box[data-step=sms]")).to_be_focused()
+
+
+def test_the_chosen_tab_is_seen_on_a_phone(staff):
+    campaign = make.draft()
+    staff.set_viewport_size({"width": 390, "height": 800})
+    staff.goto(f"/admin/campaigns/campaign/{campaign.pk}/versions/")
+    expect(staff.get_by_role("link", name="Versions", exact=True)).to_be_in_viewport()

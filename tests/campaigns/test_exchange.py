@@ -189,7 +189,7 @@ def test_the_admin_offers_both(admin_client, campaign):
 
     assert "There is a campaign “Welcome” already" in send(file.content)
     assert "“Welcome 2” is a draft now" in send(file.content, name="Welcome 2")
-    assert "JSON" in send(b"{")
+    assert "This is no file of a campaign: it is not JSON." in send(b"{")
     assert Campaign.objects.count() == 2
 
 
