@@ -146,14 +146,19 @@ class CampaignsPage(msgspec.Struct):
 
 
 class StepReport(msgspec.Struct, rename={"in_": "in"}, forbid_unknown_fields=True):
-    """How many runs came to a step, and which way they left."""
+    """How many runs came to a step, and which way they left.
+
+    Those moved there from another version are among those who came.
+    """
 
     key: str
     action: str
     in_: int
+    moved_in: int
     out: dict[str, int]
     waiting: int
     failed: int
+    moved_out: int
 
 
 class MessagesReport(msgspec.Struct, forbid_unknown_fields=True):
@@ -174,15 +179,17 @@ class MessagesReport(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class VersionReport(msgspec.Struct, forbid_unknown_fields=True):
-    """entered = finished + waiting + failed."""
+    """entered + moved_in = finished + waiting + failed + moved_out."""
 
     version: int
     status: Annotated[str, Meta(extra_json_schema={"enum": Version.Status.values})]
     published_at: datetime | None
     entered: int
+    moved_in: Annotated[int, Meta(description="From other versions; see “move”.")]
     finished: int
     waiting: int
     failed: int
+    moved_out: Annotated[int, Meta(description="To later versions.")]
     steps: list[StepReport]
     messages: MessagesReport
 
@@ -249,25 +256,31 @@ REPORT = {
             "status": "published",
             "published_at": "2026-11-20T07:15:00Z",
             "entered": 5,
+            "moved_in": 0,
             "finished": 4,
             "waiting": 1,
             "failed": 0,
+            "moved_out": 0,
             "steps": [
                 {
                     "key": "viewers",
                     "action": "filter_customers",
                     "in": 5,
+                    "moved_in": 0,
                     "out": {"positive": 4, "negative": 1},
                     "waiting": 0,
                     "failed": 0,
+                    "moved_out": 0,
                 },
                 {
                     "key": "mail",
                     "action": "send_email",
                     "in": 4,
+                    "moved_in": 0,
                     "out": {"sent": 2},
                     "waiting": 1,
                     "failed": 0,
+                    "moved_out": 0,
                 },
             ],
             "messages": {
@@ -555,8 +568,8 @@ class CampaignReport(ApiView):
         summary="Read a campaign's report",
         description="For every version: how many runs entered and where they are, for "
         "every step who came in and which way they left, and what became of the "
-        "messages. entered = finished + waiting + failed; queued = sent + failed + "
-        "suppressed + pending + unknown.",
+        "messages. entered + moved_in = finished + waiting + failed + moved_out; "
+        "queued = sent + failed + suppressed + pending + unknown.",
         answers={200: ReportOut},
         example=REPORT,
         problems=(400, 404),

@@ -18,7 +18,7 @@ from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 
-from campaigns import drawing, editing, panels, publish
+from campaigns import drawing, editing, moving, panels, publish
 from campaigns.actions import ACTIONS
 from campaigns.actions.send import Send
 from campaigns.broadcast import stop
@@ -27,7 +27,7 @@ from campaigns.desk import DEEDS, Desk, page_context
 from campaigns.models import Broadcast, Campaign, Run, Version
 from campaigns.overdue import overdue
 from campaigns.report import report
-from campaigns.way import stops, waits_for
+from campaigns.way import moves, say_moved, stops, waits_for
 from events.models import EventField
 from messaging.models import Message
 from smartcomm.core.errors import Invalid, Several, UserError
@@ -60,6 +60,15 @@ def equations(numbers: dict[str, Any]) -> list[Equation]:
             "entered",
             numbers["entered"],
             [(word, numbers[word]) for word in ("finished", "waiting", "failed")],
+        )
+        if not (numbers["moved_in"] or numbers["moved_out"])
+        else Equation(
+            "entered or moved in",
+            numbers["entered"] + numbers["moved_in"],
+            [
+                (word.replace("_", " "), numbers[word])
+                for word in ("finished", "waiting", "failed", "moved_out")
+            ],
         ),
         Equation(
             "queued",
@@ -202,6 +211,7 @@ def run_page(admin: Any, request: HttpRequest, run: Run) -> HttpResponse:
             if started_by is not None and started_by.context
             else "",
             "stops": stops(run),
+            "moves": [(one, say_moved(one)) for one in moves(run)],
             "waits_for": waits_for(run, now=timezone.now()),
         },
     )
@@ -375,12 +385,11 @@ def _what_it_will_do(desk: Desk) -> list[str]:
     else:
         sentences.append("Nobody is written to: no step sends anything.")
     if desk.published is not None:
-        under_way = Run.objects.filter(
-            version=desk.published, status=Run.Status.WAITING
-        ).count()
+        under_way = moving.standing(desk.campaign).get(desk.published.number, 0)
         sentences.append(
             f"Version {desk.published.number} takes nobody in any more."
-            f" {under_way:,} who are under way finish on it."
+            f" {under_way:,} who are under way finish on it, unless you move them"
+            " afterwards: see Versions."
         )
     if desk.campaign.status == Campaign.Status.PAUSED:
         sentences.append("The campaign stays paused until you resume it.")
