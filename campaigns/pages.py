@@ -237,6 +237,7 @@ def versions_page(desk: Desk) -> HttpResponse:
         .order_by("-pk")[:100]
     )
     compared = _compared(desk)
+    under_way = moving.standing(desk.campaign)
     return _page(
         desk,
         "versions",
@@ -245,7 +246,14 @@ def versions_page(desk: Desk) -> HttpResponse:
         changes=changes(*(drawing.as_json(one) for one in compared))
         if compared
         else [],
-        rows=[(version, published_by[version.pk]) for version in desk.versions],
+        rows=[
+            (version, published_by[version.pk], under_way.get(version.number, 0))
+            for version in desk.versions
+        ],
+        moves=[
+            (move, moving.in_words(move))
+            for move in desk.campaign.moves.select_related("from_version", "to_version")
+        ],
         log=log,
     )
 

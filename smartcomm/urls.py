@@ -70,6 +70,8 @@ api: list[URLPattern | URLResolver] = [
         "campaigns/<int:pk>/versions/<int:number>/diff",
         versions.CampaignVersionDiff.as_view(),
     ),
+    path("campaigns/<int:pk>/versions/<int:number>/move", versions.MoveRuns.as_view()),
+    path("campaigns/moves/<int:pk>", versions.OneMove.as_view()),
     path("campaigns/<int:pk>/rehearsals", rehearsals.Rehearsals.as_view()),
     path("campaigns/rehearsals/<int:pk>", rehearsals.OneRehearsal.as_view()),
     path("campaigns/<int:pk>/why", campaigns.CampaignWhy.as_view()),
