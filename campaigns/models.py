@@ -111,6 +111,8 @@ class Version(models.Model):
     )
     entry_days = models.PositiveIntegerField("days", null=True, blank=True)
     start = models.CharField("first step", max_length=64, blank=True)
+    #: The names of all who have changed it while it was a draft.
+    authors = models.JSONField(default=list, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
     published_at = models.DateTimeField(null=True, blank=True)
     published_by = models.ForeignKey(
@@ -142,6 +144,43 @@ class Version(models.Model):
 
     def __str__(self) -> str:
         return f"{self.campaign} v{self.number}"
+
+
+class PublishRequest(models.Model):
+    """That a draft be published, and what a second person said to it."""
+
+    class Status(models.TextChoices):
+        OPEN = "open", "Waits for a second person"
+        APPROVED = "approved", "Approved"
+        DECLINED = "declined", "Declined"
+        VOID = "void", "Void"
+
+    campaign = models.ForeignKey(
+        Campaign, models.CASCADE, related_name="publish_requests"
+    )
+    version = models.PositiveIntegerField()
+    #: What was drawn when it was asked: see campaigns.editing.stamp.
+    stamp = models.CharField(max_length=16)
+    status = models.CharField(max_length=8, choices=Status, default=Status.OPEN)
+    asked_by = models.CharField(max_length=200)
+    asked_at = models.DateTimeField()
+    decided_by = models.CharField(max_length=200, blank=True)
+    decided_at = models.DateTimeField(null=True)
+    #: What was said to it.
+    word = models.TextField(blank=True)
+
+    class Meta:
+        ordering: ClassVar = ["-id"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["campaign"],
+                condition=models.Q(status="open"),
+                name="publish_request_one_open",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"version {self.version} by {self.asked_by}: {self.status}"
 
 
 class Step(models.Model):

@@ -18,7 +18,7 @@ from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 
-from campaigns import drawing, editing, moving, panels, publish
+from campaigns import approving, drawing, editing, moving, panels, publish
 from campaigns.actions import ACTIONS
 from campaigns.actions.send import Send
 from campaigns.broadcast import stop
@@ -250,6 +250,7 @@ def versions_page(desk: Desk) -> HttpResponse:
             (version, published_by[version.pk], under_way.get(version.number, 0))
             for version in desk.versions
         ],
+        requests=desk.campaign.publish_requests.all()[:20],
         moves=[
             (move, moving.in_words(move))
             for move in desk.campaign.moves.select_related("from_version", "to_version")
@@ -285,6 +286,7 @@ def _versions_deed(desk: Desk) -> HttpResponse:
                 desk.request, "Only a draft of a published campaign can be discarded."
             )
             return HttpResponseRedirect(here)
+        approving.void(desk.campaign, by=_who(desk), why="The draft was discarded.")
         version.delete()
         said = f"The draft (version {number}) is discarded."
     else:
@@ -320,13 +322,12 @@ def publish_page(desk: Desk) -> HttpResponse:
                     "The drawing was changed since this page was opened. Look at it"
                     " again; this page shows it now."
                 )
-            done = publish.publish(desk.campaign, user=desk.request.user)  # type: ignore[arg-type]
+            said = _publish_deed(desk)
         except Several as several:
             errors = several.errors
         except UserError as error:
             errors = [error]
         else:
-            said = f"Version {done.version.number} is published."
             desk.admin.log_change(desk.request, desk.campaign, said)
             messages.success(desk.request, said)
             return HttpResponseRedirect(
@@ -354,8 +355,35 @@ def publish_page(desk: Desk) -> HttpResponse:
         else [],
         shown=panels.show(desk.definition),
         blocked=bool(findings.errors),
+        needs_two=approving.is_needed(),
+        asked=approving.open_request(desk.campaign),
+        is_own=not approving.may_publish(desk.draft, by=_who(desk)),
+        who=_who(desk),
         status=409 if errors else 200,
     )
+
+
+def _publish_deed(desk: Desk) -> str:
+    """Publish, or what comes before it where a second person does it. Answers what
+    was done, in a sentence."""
+    data, user, who = desk.request.POST, desk.request.user, _who(desk)
+    word = data.get("word", "")
+    match data.get("deed"):
+        case "ask":
+            request = publish.ask(desk.campaign, by=who)
+            return f"Somebody else is asked to publish version {request.version}."
+        case "decline":
+            request = approving.decline(desk.campaign, by=who, word=word)
+            return f"Version {request.version} is not published: {request.word}"
+        case "approve":
+            done = publish.approve(desk.campaign, user=user, word=word)  # type: ignore[arg-type]
+            return f"Version {done.version.number} is approved and published."
+    done = publish.publish(desk.campaign, user=user)  # type: ignore[arg-type]
+    return f"Version {done.version.number} is published."
+
+
+def _who(desk: Desk) -> str:
+    return desk.request.user.get_username()
 
 
 def _place(desk: Desk, field: str) -> str:

@@ -12,7 +12,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from campaigns import moving
-from campaigns.api import find_campaign
+from campaigns.api import actor, find_campaign
 from campaigns.changes import What, changes
 from campaigns.drawing import as_json
 from campaigns.models import Campaign, Move, Version
@@ -309,11 +309,6 @@ class OneMove(ApiView):
         if move is None:
             raise NotFound(f"There is no move {pk}.")
         return Response(move_out(move))
-
-
-def actor(request: Request) -> str:
-    """Whoever calls, for the books."""
-    return f"a key of {request.auth.source}"
 
 
 def move_out(move: Move) -> MoveOut:

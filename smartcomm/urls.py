@@ -5,6 +5,7 @@ from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from campaigns import api as campaigns
+from campaigns import approving_api as approving
 from campaigns import rehearsal_api as rehearsals
 from campaigns import versions_api as versions
 from customers import api as customers
@@ -71,6 +72,11 @@ api: list[URLPattern | URLResolver] = [
         versions.CampaignVersionDiff.as_view(),
     ),
     path("campaigns/<int:pk>/versions/<int:number>/move", versions.MoveRuns.as_view()),
+    path("campaigns/<int:pk>/publish-requests", approving.PublishRequests.as_view()),
+    path(
+        "campaigns/<int:pk>/publish-requests/decision",
+        approving.PublishDecision.as_view(),
+    ),
     path("campaigns/moves/<int:pk>", versions.OneMove.as_view()),
     path("campaigns/<int:pk>/rehearsals", rehearsals.Rehearsals.as_view()),
     path("campaigns/rehearsals/<int:pk>", rehearsals.OneRehearsal.as_view()),
