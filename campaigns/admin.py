@@ -25,6 +25,7 @@ from campaigns.desk import Desk
 from campaigns.editor import drawing_page, panel_view
 from campaigns.forms import NameForm, TriggerForm, media
 from campaigns.models import Broadcast, Campaign, Run, Version
+from campaigns.moving_page import move_page
 from campaigns.side_panel import events_by_kind
 from campaigns.webhooks import admin as webhooks_admin  # noqa: F401  (registers)
 from campaigns.webhooks.panel import try_view
@@ -136,6 +137,11 @@ class CampaignAdmin(ModelAdmin):
             path("<int:pk>/rehearsal/", wrap(self.rehearsal_view), name="rehearsal"),
             path("<int:pk>/why/", wrap(self.why_view), name="why"),
             path("<int:pk>/versions/", wrap(self.versions_view), name="versions"),
+            path(
+                "<int:pk>/versions/<int:number>/move/",
+                wrap(self.move_view),
+                name="move",
+            ),
             path("<int:pk>/export/", wrap(self.export_view), name="export"),
             path("import/", wrap(require_POST(self.import_view)), name="import"),
             path("<int:pk>/publish/", wrap(self.publish_view), name="publish"),
@@ -272,6 +278,9 @@ class CampaignAdmin(ModelAdmin):
 
     def versions_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         return pages.versions_page(Desk.of(self, request, pk))
+
+    def move_view(self, request: HttpRequest, pk: int, number: int) -> HttpResponse:
+        return move_page(Desk.of(self, request, pk), number)
 
     def publish_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         return pages.publish_page(Desk.of(self, request, pk))

@@ -175,14 +175,19 @@ class CampaignsPage(msgspec.Struct):
 
 
 class StepReport(msgspec.Struct, rename={"in_": "in"}, forbid_unknown_fields=True):
-    """How many runs came to a step, and which way they left."""
+    """How many runs came to a step, and which way they left.
+
+    Those moved there from another version are among those who came.
+    """
 
     key: str
     action: str
     in_: int
+    moved_in: int
     out: dict[str, int]
     waiting: int
     failed: int
+    moved_out: int
 
 
 class MessagesReport(msgspec.Struct, forbid_unknown_fields=True):
@@ -203,15 +208,17 @@ class MessagesReport(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class VersionReport(msgspec.Struct, forbid_unknown_fields=True):
-    """entered = finished + waiting + failed."""
+    """entered + moved_in = finished + waiting + failed + moved_out."""
 
     version: int
     status: Annotated[str, Meta(extra_json_schema={"enum": Version.Status.values})]
     published_at: datetime | None
     entered: int
+    moved_in: Annotated[int, Meta(description="From other versions; see “move”.")]
     finished: int
     waiting: int
     failed: int
+    moved_out: Annotated[int, Meta(description="To later versions.")]
     steps: list[StepReport]
     messages: MessagesReport
 
@@ -284,25 +291,31 @@ REPORT = {
             "status": "published",
             "published_at": "2026-11-20T07:15:00Z",
             "entered": 5,
+            "moved_in": 0,
             "finished": 4,
             "waiting": 1,
             "failed": 0,
+            "moved_out": 0,
             "steps": [
                 {
                     "key": "viewers",
                     "action": "filter_customers",
                     "in": 5,
+                    "moved_in": 0,
                     "out": {"positive": 4, "negative": 1},
                     "waiting": 0,
                     "failed": 0,
+                    "moved_out": 0,
                 },
                 {
                     "key": "mail",
                     "action": "send_email",
                     "in": 4,
+                    "moved_in": 0,
                     "out": {"sent": 2},
                     "waiting": 1,
                     "failed": 0,
+                    "moved_out": 0,
                 },
             ],
             "messages": {
@@ -424,7 +437,7 @@ class Campaigns(ApiView):
         problems=(409,),
     )
     def post(self, request: Request) -> Response:
-        campaign = _save(Campaign(), read_object(request))
+        campaign = _save(Campaign(), read_object(request), by=actor(request))
         return created(
             campaign_out(campaign), at=f"{request.build_absolute_uri()}/{campaign.pk}"
         )
@@ -459,7 +472,7 @@ class OneCampaign(ApiView):
         problems=(404, 409),
     )
     def put(self, request: Request, pk: int) -> Response:
-        campaign = _save(find_campaign(pk), read_object(request))
+        campaign = _save(find_campaign(pk), read_object(request), by=actor(request))
         return Response(campaign_out(campaign))
 
 
@@ -477,7 +490,7 @@ class PublishCampaign(ApiView):
         problems=(404, 409, 422),
     )
     def post(self, request: Request, pk: int) -> Response:
-        published = publish(find_campaign(pk))
+        published = publish(find_campaign(pk), by=actor(request))
         shown = msgspec.structs.asdict(campaign_out(find_campaign(pk)))
         return Response(PublishedOut(**shown, warnings=published.warnings))
 
@@ -516,7 +529,7 @@ class ImportCampaign(ApiView):
         problems=(400, 409, 413, 415, 422),
     )
     def post(self, request: Request) -> Response:
-        campaign = exchange.read(read_object(request))
+        campaign = exchange.read(read_object(request), by=actor(request))
         shown = campaign_out(find_campaign(campaign.pk))
         base = request.build_absolute_uri("..")
         return created(shown, at=f"{base}campaigns/{campaign.pk}")
@@ -590,8 +603,8 @@ class CampaignReport(ApiView):
         summary="Read a campaign's report",
         description="For every version: how many runs entered and where they are, for "
         "every step who came in and which way they left, and what became of the "
-        "messages. entered = finished + waiting + failed; queued = sent + failed + "
-        "suppressed + pending + unknown.",
+        "messages. entered + moved_in = finished + waiting + failed + moved_out; "
+        "queued = sent + failed + suppressed + pending + unknown.",
         answers={200: ReportOut},
         example=REPORT,
         problems=(400, 404),
@@ -709,7 +722,12 @@ def _summary(campaign: Campaign) -> dict[str, Any]:
     }
 
 
-def _save(campaign: Campaign, body: dict[str, Any]) -> Campaign:
+def actor(request: Request) -> str:
+    """Whoever calls, for the books."""
+    return f"a key of {request.auth.source}"
+
+
+def _save(campaign: Campaign, body: dict[str, Any], *, by: str) -> Campaign:
     drawing = {key: value for key, value in body.items() if key not in READ_ONLY}
     campaign.name = _text(drawing.pop("name", campaign.name), "name", most=150)
     if not campaign.name:
@@ -723,7 +741,7 @@ def _save(campaign: Campaign, body: dict[str, Any]) -> Campaign:
                 campaign.save(update_fields=["name", "description", "updated_at"])
             else:
                 campaign.save()
-            save_draft(campaign, drawing)
+            save_draft(campaign, drawing, by=by)
     except IntegrityError as error:
         raise Conflict(
             f"There is a campaign “{campaign.name}” already. Choose another name.",

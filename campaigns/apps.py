@@ -23,11 +23,20 @@ class CampaignsConfig(AppConfig):
         answers_in_texts.introduce(answers.of_runs)
 
         from campaigns import merging
-        from campaigns.models import Entry, Passage, Run, TurnedAway, WebhookCall
+        from campaigns.models import (
+            Entry,
+            MovedRun,
+            Passage,
+            Run,
+            TurnedAway,
+            WebhookCall,
+        )
         from customers.merging import Stage, introduce
 
         introduce(merging.hold_runs, stage=Stage.HOLD)
-        introduce(merging.move_runs, Run, Passage, Entry, TurnedAway, WebhookCall)
+        introduce(
+            merging.move_runs, Run, Passage, MovedRun, Entry, TurnedAway, WebhookCall
+        )
 
         from campaigns import sandbox
         from events import sandbox as trials

@@ -1,9 +1,10 @@
 """Do the numbers add up? Asked of the rows again and again, not of the report.
 
-For every step of a version: who came to it (all who entered, at the first step, and all
-who took a way that leads there) is who left it, waits at it, failed at it or ended at
-it. And nobody waits for a message or an answer that nobody owes them. All of one
-campaign is read in one snapshot, so that work under way disturbs nothing.
+For every step of a version: who came to it (all who entered, at the first step, all who
+took a way that leads there, and all who were moved there from another version) is who
+left it, was moved on, waits at it, failed at it or ended at it. And nobody waits for a
+message or an answer that nobody owes them. All of one campaign is read in one snapshot,
+so that work under way disturbs nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import structlog
 from django.db import transaction
 from django.db.models import Count
 
-from campaigns.models import Campaign, Imbalance, Passage, Run, Step, Version
+from campaigns.models import Campaign, Imbalance, MovedRun, Passage, Run, Step, Version
 from smartcomm.core.clock import database_now
 from smartcomm.core.db import execute, fetch_all
 
@@ -48,8 +49,9 @@ FORGOTTEN = """
                   AND NOT message.is_settled)
        AND NOT EXISTS (
                SELECT FROM campaigns_webhookcall AS call
+                 JOIN campaigns_step AS asking ON asking.id = call.step_id
                 WHERE call.customer_id = run.customer_id AND call.run_id = run.id
-                  AND call.step_id = run.step_id AND NOT call.is_settled)
+                  AND asking.key = step.key AND NOT call.is_settled)
      GROUP BY 1
 """
 
@@ -83,7 +85,7 @@ def check_next(*, now: datetime | None = None) -> int:
 
 
 def what_is_off(campaign: Campaign) -> list[Off]:
-    """All that does not add up. Five queries, in a transaction of their own."""
+    """All that does not add up. Six queries, in a transaction of their own."""
     with transaction.atomic():
         execute(SNAPSHOT)
         steps = list(
@@ -109,6 +111,12 @@ def what_is_off(campaign: Campaign) -> list[Off]:
             .order_by()
         ):
             taken[step_id][way] = count
+        moved = list(
+            MovedRun.objects.filter(move__campaign=campaign)
+            .values_list("from_step_id", "to_step_id")
+            .annotate(count=Count("pk"))
+            .order_by()
+        )
         ended = dict(fetch_all(ENDED_THERE, [campaign.pk]))
         forgotten = dict(fetch_all(FORGOTTEN, [campaign.pk]))
     by_key = {(step.version_id, step.key): step for step in steps}
@@ -120,6 +128,10 @@ def what_is_off(campaign: Campaign) -> list[Off]:
             following = step.next.get(way)
             if following is not None:
                 came[by_key[step.version_id, following].pk] += count
+    gone_over: dict[int, int] = defaultdict(int)
+    for from_step, to_step, count in moved:
+        gone_over[from_step] += count
+        came[to_step] += count
     off = []
     for step in steps:
         gone = (
@@ -127,6 +139,7 @@ def what_is_off(campaign: Campaign) -> list[Off]:
             + standing[step.pk][Run.Status.WAITING]
             + standing[step.pk][Run.Status.FAILED]
             + ended.get(step.pk, 0)
+            + gone_over[step.pk]
         )
         if gone != came[step.pk]:
             off.append(Off(step.pk, Imbalance.What.STEP, gone, came[step.pk]))

@@ -14,7 +14,7 @@ from django.contrib.auth.models import AbstractBaseUser
 from django.db import transaction
 from django.db.models import Max
 
-from campaigns import pace
+from campaigns import approving, pace
 from campaigns.actions import ACTIONS
 from campaigns.graph import KEY
 from campaigns.models import Campaign, Step, Version
@@ -34,12 +34,17 @@ class DrawingInvalid(Invalid):
 
 
 def save_draft(
-    campaign: Campaign, data: object, *, user: AbstractBaseUser | None = None
+    campaign: Campaign,
+    data: object,
+    *,
+    user: AbstractBaseUser | None = None,
+    by: str = "",
 ) -> Version:
     """Make this the campaign's draft. What is published stays at work.
 
     Raises Several, a DrawingInvalid for each thing that is not understood, with the
-    place of it; then nothing is changed.
+    place of it; then nothing is changed. Who changes it is kept with the draft: the
+    user, or whoever `by` names.
     """
     if campaign.status == Campaign.Status.ARCHIVED:
         raise Conflict("The campaign is archived, so it cannot be changed.")
@@ -50,6 +55,11 @@ def save_draft(
         if version is None:
             last = campaign.versions.aggregate(last=Max("number"))["last"] or 0
             version = Version(campaign=campaign, number=last + 1)
+        author = user.get_username() if user else by
+        if version.pk is None or as_json(version) != drawing:
+            approving.void(campaign, by=author, why="The draft was changed.")
+            if author and author not in version.authors:
+                version.authors = [*version.authors, author]
         trigger, entry = drawing["trigger"], drawing["entry"]
         version.trigger_kind = trigger["kind"]
         version.event_name = trigger["event"]

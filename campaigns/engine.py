@@ -53,7 +53,8 @@ class _Batch:
     passages: list[Passage] = field(default_factory=list)
 
     def load_steps(self, runs: Iterable[Run]) -> None:
-        for step in Step.objects.filter(version__in={run.version_id for run in runs}):
+        at = Step.objects.filter(pk__in={run.step_id for run in runs})
+        for step in Step.objects.filter(version__in=at.values("version")):
             self.steps[step.pk] = step
             self.by_key[step.version_id, step.key] = step
 
@@ -74,7 +75,7 @@ class _Batch:
         step = self.steps[run.step_id]
         self.changed[run.pk] = run
         following = step.next.get(way)
-        if following and (run.version_id, following) not in self.by_key:
+        if following and (step.version_id, following) not in self.by_key:
             run.status, run.due_at, run.finished_at = Run.Status.FAILED, None, self.now
             run.reason = f"“{way}” leads to “{following}”, and there is no such step."
             return False
@@ -91,7 +92,7 @@ class _Batch:
         )
         run.attempts = 0
         if following:
-            run.step = self.by_key[run.version_id, following]
+            run.step = self.by_key[step.version_id, following]
             run.arrived_at = run.due_at = self.now
             return True
         run.status, run.due_at = Run.Status.FINISHED, None
@@ -201,6 +202,15 @@ def go_on(run: Run, *, now: datetime) -> None:
     _go_on(_Batch(now), [run])
 
 
+def look_again(
+    step: Step, runs: Sequence[Run], *, now: datetime
+) -> Mapping[int, Outcome]:
+    """What this step, which only waits, would do with these runs now."""
+    batch = _Batch(now)
+    batch.load_steps(runs)
+    return _execute(batch, step, _with_events(batch, runs))
+
+
 def _go_on(batch: _Batch, runs: Sequence[Run]) -> None:
     batch.load_steps(runs)
     moving = _with_events(batch, runs)
@@ -244,7 +254,8 @@ def settle_calls(*, limit: int = 500, now: datetime | None = None) -> int:
         batch = _Batch(now)
         for run in batch.lock(settled, {call.customer_id for call in settled.values()}):
             call = settled[run.pk]
-            if run.step_id == call.step_id:
+            # By key: it may have been moved to another version meanwhile.
+            if batch.steps[run.step_id].key == call.step:
                 batch.leave(run, DONE if call.is_done else FAILED, call.reason)
         batch.save()
     return len(settled)
@@ -366,5 +377,9 @@ def _answers(batch: _Batch, runs: Sequence[Run]) -> dict[int, dict[str, Any]]:
         step.version_id for step in batch.steps.values() if step.action == CALL_WEBHOOK
     }
     return answers.of_runs(
-        {run.pk: run.customer_id for run in runs if run.version_id in calling}
+        {
+            run.pk: run.customer_id
+            for run in runs
+            if batch.steps[run.step_id].version_id in calling
+        }
     )

@@ -61,7 +61,7 @@ def export(campaign: Campaign) -> dict[str, Any]:
 
 
 def read(
-    data: object, *, name: str = "", user: AbstractBaseUser | None = None
+    data: object, *, name: str = "", user: AbstractBaseUser | None = None, by: str = ""
 ) -> Campaign:
     """Make a campaign, as a draft, of what a file says; `name` instead of its own.
 
@@ -96,7 +96,7 @@ def read(
             ),
             created_by=user,  # type: ignore[misc]
         )
-        save_draft(campaign, drawing, user=user)
+        save_draft(campaign, drawing, user=user, by=by)
     return campaign
 
 

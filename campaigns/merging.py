@@ -86,6 +86,13 @@ MOVE_PASSAGES = """
        AND passage.run_id = run.id AND passage.customer_id = %(former)s
 """
 
+MOVE_MOVED = """
+    UPDATE campaigns_movedrun AS moved SET customer_id = %(kept)s
+      FROM campaigns_run AS run
+     WHERE run.customer_id = %(kept)s
+       AND moved.run_id = run.id AND moved.customer_id = %(former)s
+"""
+
 # What a call says stays: the former ID leads to the one who was kept, for ever.
 MOVE_CALLS = """
     UPDATE campaigns_webhookcall SET customer_id = %(kept)s
@@ -125,6 +132,7 @@ def move_runs(pair: Pair) -> Mapping[str, int]:
     execute(MOVE_TURNED_AWAY, pair.params)
     moved = fetch_all(MOVE_RUNS, {**pair.params, "why": why})
     execute(MOVE_PASSAGES, pair.params)
+    execute(MOVE_MOVED, pair.params)
     execute(MOVE_CALLS, pair.params)
     ended = [run_id for run_id, was_ended in moved if was_ended]
     if ended:

@@ -116,6 +116,8 @@ class Version(models.Model):
     #: How quickly a broadcast goes, see campaigns.pace; null: as quickly as it can.
     pace = models.JSONField(null=True, blank=True)
     start = models.CharField("first step", max_length=64, blank=True)
+    #: The names of all who have changed it while it was a draft.
+    authors = models.JSONField(default=list, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
     published_at = models.DateTimeField(null=True, blank=True)
     published_by = models.ForeignKey(
@@ -147,6 +149,43 @@ class Version(models.Model):
 
     def __str__(self) -> str:
         return f"{self.campaign} v{self.number}"
+
+
+class PublishRequest(models.Model):
+    """That a draft be published, and what a second person said to it."""
+
+    class Status(models.TextChoices):
+        OPEN = "open", "Waits for a second person"
+        APPROVED = "approved", "Approved"
+        DECLINED = "declined", "Declined"
+        VOID = "void", "Void"
+
+    campaign = models.ForeignKey(
+        Campaign, models.CASCADE, related_name="publish_requests"
+    )
+    version = models.PositiveIntegerField()
+    #: What was drawn when it was asked: see campaigns.editing.stamp.
+    stamp = models.CharField(max_length=16)
+    status = models.CharField(max_length=8, choices=Status, default=Status.OPEN)
+    asked_by = models.CharField(max_length=200)
+    asked_at = models.DateTimeField()
+    decided_by = models.CharField(max_length=200, blank=True)
+    decided_at = models.DateTimeField(null=True)
+    #: What was said to it.
+    word = models.TextField(blank=True)
+
+    class Meta:
+        ordering: ClassVar = ["-id"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["campaign"],
+                condition=models.Q(status="open"),
+                name="publish_request_one_open",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"version {self.version} by {self.asked_by}: {self.status}"
 
 
 class Step(models.Model):
@@ -441,6 +480,7 @@ class Run(CustomerOwned):
         related_name="runs",
     )
     campaign = models.ForeignKey(Campaign, models.CASCADE, db_index=False)
+    #: The version it entered by. Which one it is on now, `step` tells: see Move.
     version = models.ForeignKey(Version, models.CASCADE, db_index=False)
     event = models.ForeignKey(
         Event, models.DO_NOTHING, null=True, db_constraint=False, db_index=False
@@ -492,6 +532,90 @@ class Run(CustomerOwned):
 
     def __str__(self) -> str:
         return f"run {self.pk}"
+
+
+class Move(models.Model):
+    """An order to take the runs of an older version over to the one at work.
+
+    The row is the queue; see campaigns/moving.py.
+    """
+
+    class Status(models.TextChoices):
+        RUNNING = "running", "Under way"
+        DONE = "done", "Done"
+        STOPPED = "stopped", "Stopped"
+
+    campaign = models.ForeignKey(
+        Campaign, models.CASCADE, db_index=False, related_name="moves"
+    )
+    from_version = models.ForeignKey(Version, models.CASCADE, related_name="+")
+    to_version = models.ForeignKey(Version, models.CASCADE, related_name="+")
+    status = models.CharField(
+        max_length=7, choices=Status, default=Status.RUNNING, db_index=True
+    )
+    #: Why it stopped.
+    reason = models.TextField(blank=True)
+    #: How far it got, in the order of run.id.
+    after_id = models.BigIntegerField(default=0)
+    moved = models.PositiveBigIntegerField(default=0)
+    #: Who stayed when it was over, and why: see campaigns.moving.Standing.
+    stayed = models.JSONField(default=list)
+    by = models.CharField(max_length=200)
+    asked_at = models.DateTimeField()
+    finished_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering: ClassVar = ["-id"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["campaign"],
+                condition=models.Q(status="running"),
+                name="move_one_at_a_time",
+            )
+        ]
+        indexes: ClassVar = [models.Index(fields=["campaign"], name="move_campaign")]
+
+    def __str__(self) -> str:
+        return f"{self.from_version} → {self.to_version.number}"
+
+
+class MovedRun(CustomerOwned):
+    """A run that was taken from a step of one version to the same step of another."""
+
+    customer = models.ForeignKey(
+        Customer,
+        models.DO_NOTHING,
+        db_constraint=False,
+        db_index=False,
+        related_name="+",
+    )
+    run = models.ForeignKey(
+        Run, models.DO_NOTHING, db_constraint=False, db_index=False, related_name="+"
+    )
+    move = models.ForeignKey(
+        Move, models.CASCADE, db_index=False, related_name="moved_runs"
+    )
+    from_step = models.ForeignKey(
+        Step, models.CASCADE, db_index=False, related_name="+"
+    )
+    to_step = models.ForeignKey(Step, models.CASCADE, db_index=False, related_name="+")
+    at = models.DateTimeField()
+
+    class Meta:
+        constraints: ClassVar = [
+            # Leading id: looked up by run alone.
+            models.UniqueConstraint(
+                fields=["run", "move", "customer"], name="moved_run_once"
+            )
+        ]
+        indexes: ClassVar = [
+            models.Index(
+                fields=["move", "from_step", "to_step"], name="moved_run_report"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.run_id}: {self.from_step} → {self.to_step}"
 
 
 class Passage(CustomerOwned):

@@ -18,7 +18,7 @@ from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 
-from campaigns import drawing, editing, panels, publish, rehearsing
+from campaigns import approving, drawing, editing, moving, panels, publish, rehearsing
 from campaigns.actions import ACTIONS
 from campaigns.actions.send import Send
 from campaigns.broadcast import stop
@@ -28,7 +28,7 @@ from campaigns.models import Broadcast, Campaign, Run, Version
 from campaigns.overdue import overdue
 from campaigns.portions import Progress, progress
 from campaigns.report import report
-from campaigns.way import stops, waits_for
+from campaigns.way import moves, say_moved, stops, waits_for
 from events.models import EventField
 from messaging.models import Message
 from smartcomm.core.clock import database_now
@@ -63,6 +63,15 @@ def equations(numbers: dict[str, Any]) -> list[Equation]:
             "entered",
             numbers["entered"],
             [(word, numbers[word]) for word in ("finished", "waiting", "failed")],
+        )
+        if not (numbers["moved_in"] or numbers["moved_out"])
+        else Equation(
+            "entered or moved in",
+            numbers["entered"] + numbers["moved_in"],
+            [
+                (word.replace("_", " "), numbers[word])
+                for word in ("finished", "waiting", "failed", "moved_out")
+            ],
         ),
         Equation(
             "queued",
@@ -210,6 +219,7 @@ def run_page(admin: Any, request: HttpRequest, run: Run) -> HttpResponse:
             if started_by is not None and started_by.context
             else "",
             "stops": stops(run),
+            "moves": [(one, say_moved(one)) for one in moves(run)],
             "waits_for": waits_for(run, now=timezone.now()),
         },
     )
@@ -235,6 +245,7 @@ def versions_page(desk: Desk) -> HttpResponse:
         .order_by("-pk")[:100]
     )
     compared = _compared(desk)
+    under_way = moving.standing(desk.campaign)
     return _page(
         desk,
         "versions",
@@ -243,7 +254,15 @@ def versions_page(desk: Desk) -> HttpResponse:
         changes=changes(*(drawing.as_json(one) for one in compared))
         if compared
         else [],
-        rows=[(version, published_by[version.pk]) for version in desk.versions],
+        rows=[
+            (version, published_by[version.pk], under_way.get(version.number, 0))
+            for version in desk.versions
+        ],
+        requests=desk.campaign.publish_requests.all()[:20],
+        moves=[
+            (move, moving.in_words(move))
+            for move in desk.campaign.moves.select_related("from_version", "to_version")
+        ],
         log=log,
     )
 
@@ -275,6 +294,7 @@ def _versions_deed(desk: Desk) -> HttpResponse:
                 desk.request, "Only a draft of a published campaign can be discarded."
             )
             return HttpResponseRedirect(here)
+        approving.void(desk.campaign, by=_who(desk), why="The draft was discarded.")
         version.delete()
         said = f"The draft (version {number}) is discarded."
     else:
@@ -310,13 +330,12 @@ def publish_page(desk: Desk) -> HttpResponse:
                     "The drawing was changed since this page was opened. Look at it"
                     " again; this page shows it now."
                 )
-            done = publish.publish(desk.campaign, user=desk.request.user)  # type: ignore[arg-type]
+            said = _publish_deed(desk)
         except Several as several:
             errors = several.errors
         except UserError as error:
             errors = [error]
         else:
-            said = f"Version {done.version.number} is published."
             desk.admin.log_change(desk.request, desk.campaign, said)
             messages.success(desk.request, said)
             return HttpResponseRedirect(
@@ -345,8 +364,35 @@ def publish_page(desk: Desk) -> HttpResponse:
         rehearsal=rehearsing.of_this_drawing(desk),
         shown=panels.show(desk.definition),
         blocked=bool(findings.errors),
+        needs_two=approving.is_needed(),
+        asked=approving.open_request(desk.campaign),
+        is_own=not approving.may_publish(desk.draft, by=_who(desk)),
+        who=_who(desk),
         status=409 if errors else 200,
     )
+
+
+def _publish_deed(desk: Desk) -> str:
+    """Publish, or what comes before it where a second person does it. Answers what
+    was done, in a sentence."""
+    data, user, who = desk.request.POST, desk.request.user, _who(desk)
+    word = data.get("word", "")
+    match data.get("deed"):
+        case "ask":
+            request = publish.ask(desk.campaign, by=who)
+            return f"Somebody else is asked to publish version {request.version}."
+        case "decline":
+            request = approving.decline(desk.campaign, by=who, word=word)
+            return f"Version {request.version} is not published: {request.word}"
+        case "approve":
+            done = publish.approve(desk.campaign, user=user, word=word)  # type: ignore[arg-type]
+            return f"Version {done.version.number} is approved and published."
+    done = publish.publish(desk.campaign, user=user)  # type: ignore[arg-type]
+    return f"Version {done.version.number} is published."
+
+
+def _who(desk: Desk) -> str:
+    return desk.request.user.get_username()
 
 
 def _place(desk: Desk, field: str) -> str:
@@ -390,12 +436,11 @@ def _what_it_will_do(desk: Desk) -> list[str]:
     else:
         sentences.append("Nobody is written to: no step sends anything.")
     if desk.published is not None:
-        under_way = Run.objects.filter(
-            version=desk.published, status=Run.Status.WAITING
-        ).count()
+        under_way = moving.standing(desk.campaign).get(desk.published.number, 0)
         sentences.append(
             f"Version {desk.published.number} takes nobody in any more."
-            f" {under_way:,} who are under way finish on it."
+            f" {under_way:,} who are under way finish on it, unless you move them"
+            " afterwards: see Versions."
         )
     if desk.campaign.status == Campaign.Status.PAUSED:
         sentences.append("The campaign stays paused until you resume it.")

@@ -10,7 +10,7 @@ from django.contrib.auth.models import AbstractBaseUser
 from django.db import transaction
 from django.db.models import Exists, OuterRef
 
-from campaigns import graph, overdue, pace
+from campaigns import approving, editing, graph, overdue, pace
 from campaigns.actions import ACTIONS
 from campaigns.actions.checks import Draft, unseen
 from campaigns.actions.happen import NAME as WAIT_FOR_EVENT
@@ -19,7 +19,14 @@ from campaigns.bells import TICK
 from campaigns.drawing import DrawingInvalid, as_json
 from campaigns.engine import ARCHIVED
 from campaigns.graph import Problem
-from campaigns.models import Campaign, Run, StateChange, Step, Version
+from campaigns.models import (
+    Campaign,
+    PublishRequest,
+    Run,
+    StateChange,
+    Step,
+    Version,
+)
 from campaigns.webhooks import queue as calls
 from customers.models import MailingCategory
 from events.models import EventType, Kind
@@ -75,11 +82,20 @@ def check(version: Version) -> Findings:
     return findings
 
 
-def publish(campaign: Campaign, *, user: AbstractBaseUser | None = None) -> Published:
+def publish(
+    campaign: Campaign,
+    *,
+    user: AbstractBaseUser | None = None,
+    by: str = "",
+    word: str = "",
+) -> Published:
     """Put the draft to work. Runs under way finish on the version they started on.
 
-    Raises Conflict when there is no draft, Several when it is not sound.
+    `by` names whoever is no user; `word` is what they say to a request for it. Raises
+    Conflict when there is no draft, or where somebody else must publish it; Several
+    when it is not sound.
     """
+    name = user.get_username() if user else by
     with transaction.atomic():
         hold()  # So that no segment it asks for is deleted or archived meanwhile.
         campaign = Campaign.objects.select_for_update().get(pk=campaign.pk)
@@ -88,9 +104,11 @@ def publish(campaign: Campaign, *, user: AbstractBaseUser | None = None) -> Publ
         version = campaign.versions.filter(status=Version.Status.DRAFT).first()
         if version is None:
             raise Conflict("There is nothing to publish: change the campaign first.")
+        approving.refuse_author(version, by=name)
         findings = check(version)
         if findings.errors:
             raise Several(findings.errors)
+        approving.note_published(version, by=name, word=word)
         version.event_type, _ = EventType.objects.get_or_create(
             name=version.event_name, defaults={"kind": _KINDS[version.trigger_kind]}
         )
@@ -109,6 +127,38 @@ def publish(campaign: Campaign, *, user: AbstractBaseUser | None = None) -> Publ
         campaign.save(update_fields=["status", "updated_at"])
         _mark_awaited()
     return Published(version, findings.warnings)
+
+
+def approve(
+    campaign: Campaign,
+    *,
+    user: AbstractBaseUser | None = None,
+    by: str = "",
+    word: str = "",
+) -> Published:
+    """Publish the draft as somebody else has asked for it, and as it was then."""
+    with transaction.atomic():
+        campaign = Campaign.objects.select_for_update().get(pk=campaign.pk)
+        version = campaign.versions.filter(status=Version.Status.DRAFT).first()
+        approving.find_asked(
+            campaign,
+            stamp=editing.stamp(as_json(version)) if version else "",
+            by=user.get_username() if user else by,
+        )
+        return publish(campaign, user=user, by=by, word=word)
+
+
+def ask(campaign: Campaign, *, by: str) -> PublishRequest:
+    """Ask that somebody else publish the draft. Raises what publishing would."""
+    with transaction.atomic():
+        campaign = Campaign.objects.select_for_update().get(pk=campaign.pk)
+        version = campaign.versions.filter(status=Version.Status.DRAFT).first()
+        if version is None:
+            raise Conflict("There is nothing to publish: change the campaign first.")
+        findings = check(version)
+        if findings.errors:
+            raise Several(findings.errors)
+        return approving.ask(version, stamp=editing.stamp(as_json(version)), by=by)
 
 
 def pause(campaign: Campaign) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from celery import shared_task
 
-from campaigns import broadcast, checker, dispatch, engine
+from campaigns import broadcast, checker, dispatch, engine, moving
 from campaigns.bells import CALL, REHEARSE, TICK, WALK
 from campaigns.rehearsal import orders
 from campaigns.webhooks import send
@@ -20,7 +20,7 @@ SECONDS = 20
 
 @shared_task(name=TICK)
 def tick() -> None:
-    """Pending events → runs and broadcasts; due runs one step on.
+    """Pending events → runs and broadcasts; due runs one step on; runs moved.
 
     A part that fails is left alone until the next tick, and stops none of the others.
     """
@@ -36,6 +36,7 @@ def tick() -> None:
             engine.settle_runs,
             engine.settle_calls,
             engine.advance_runs,
+            moving.move_some,
         ):
             name = getattr(part, "__name__", "")
             if name in faults:

@@ -1,4 +1,5 @@
-"""Versions of a campaign through the API: which there are, and what changed."""
+"""Versions of a campaign through the API: which there are, what changed, and moving
+runs from an older one to the one at work."""
 
 from __future__ import annotations
 
@@ -10,10 +11,11 @@ from drf_spectacular.utils import OpenApiParameter
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from campaigns.api import find_campaign
+from campaigns import moving
+from campaigns.api import actor, find_campaign
 from campaigns.changes import What, changes
 from campaigns.drawing import as_json
-from campaigns.models import Campaign, Version
+from campaigns.models import Campaign, Move, Version
 from events.models import Scope
 from smartcomm.core.api import LIST_PARAMETERS, ApiView, BadParameter, page, read_text
 from smartcomm.core.errors import NotFound
@@ -59,6 +61,46 @@ class CampaignDiff(msgspec.Struct, kw_only=True, rename={"from_": "from"}):
     changes: list[CampaignChange]
 
 
+class StandingRuns(msgspec.Struct, kw_only=True):
+    """The runs that stand at a step of the older version."""
+
+    step: str
+    runs: int
+    can_move: int
+    why: Annotated[str, Meta(description="Why the others stay; or empty.")]
+
+
+class MoveForecast(msgspec.Struct, kw_only=True):
+    """What moving the runs of a version would do now."""
+
+    campaign: int
+    from_version: int
+    to_version: int
+    runs: int
+    can_move: int
+    stay: int
+    steps: list[StandingRuns]
+    sentence: str
+
+
+class MoveOut(msgspec.Struct, kw_only=True):
+    """An order to move the runs of a version, and how far it is."""
+
+    id: int
+    campaign: int
+    from_version: int
+    to_version: int
+    status: Annotated[str, Meta(extra_json_schema={"enum": Move.Status.values})]
+    moved: int
+    stayed: Annotated[
+        list[StandingRuns], Meta(description="Who is left, once it is done.")
+    ]
+    sentence: str
+    by: str
+    asked_at: datetime
+    finished_at: datetime | None
+
+
 VERSION = {
     "version": 2,
     "status": "published",
@@ -86,6 +128,41 @@ DIFF = {
             "after": "",
         },
     ],
+}
+
+STANDING = [
+    {"step": "pause", "runs": 1190, "can_move": 1190, "why": ""},
+    {
+        "step": "note",
+        "runs": 14,
+        "can_move": 0,
+        "why": "There is no “note” in version 3.",
+    },
+]
+FORECAST = {
+    "campaign": 3,
+    "from_version": 1,
+    "to_version": 3,
+    "runs": 1204,
+    "can_move": 1190,
+    "stay": 14,
+    "steps": STANDING,
+    "sentence": "1,204 runs stand at 2 steps; 1,190 can move; 14 stay. There is no "
+    "“note” in version 3.",
+}
+MOVE = {
+    "id": 5,
+    "campaign": 3,
+    "from_version": 1,
+    "to_version": 3,
+    "status": "done",
+    "moved": 1190,
+    "stayed": [STANDING[1]],
+    "sentence": "1,190 runs of version 1 are on version 3 now; 14 stayed. There is no "
+    "“note” in version 3.",
+    "by": "a key of ERP",
+    "asked_at": "2026-11-20T07:20:00Z",
+    "finished_at": "2026-11-20T07:20:02Z",
 }
 
 
@@ -160,6 +237,102 @@ class CampaignVersionDiff(ApiView):
                 ],
             )
         )
+
+
+class MoveRuns(ApiView):
+    scopes = {"GET": Scope.READ, "POST": Scope.MANAGE}
+
+    @operation(
+        name="foretellMove",
+        tag="Campaigns",
+        summary="See what moving the runs of a version would do",
+        description="How many runs stand at which step of an older version, how many "
+        "of them can be moved to the version at work, and why the others stay. "
+        "Nothing is changed.",
+        answers={200: MoveForecast},
+        example=FORECAST,
+        problems=(400, 404, 409),
+    )
+    def get(self, request: Request, pk: int, number: int) -> Response:
+        found = moving.forecast(find_version(find_campaign(pk), number))
+        return Response(
+            MoveForecast(
+                campaign=pk,
+                from_version=found.from_version.number,
+                to_version=found.to_version.number,
+                runs=found.runs,
+                can_move=found.can_move,
+                stay=found.stay,
+                steps=[
+                    StandingRuns(
+                        step=one.step, runs=one.runs, can_move=one.can_move, why=one.why
+                    )
+                    for one in found.steps
+                ],
+                sentence=found.sentence,
+            )
+        )
+
+    @operation(
+        name="moveRuns",
+        tag="Campaigns",
+        summary="Move the runs of a version",
+        description="Takes the runs under way on an older version over to the one at "
+        "work, each to the step with the same key and action. A message or a call that "
+        "they wait for stays what it is; a wait is measured anew from when they came. "
+        "The others finish where they are. Answers at once; read the move until its "
+        "status is done.",
+        answers={202: MoveOut},
+        example={**MOVE, "status": "running", "moved": 0, "stayed": []},
+        problems=(404, 409),
+    )
+    def post(self, request: Request, pk: int, number: int) -> Response:
+        version = find_version(find_campaign(pk), number)
+        return Response(move_out(moving.order(version, by=actor(request))), status=202)
+
+
+class OneMove(ApiView):
+    scopes = {"GET": Scope.READ}
+
+    @operation(
+        name="readMove",
+        tag="Campaigns",
+        summary="Read how far moving runs is",
+        description="How many have been moved, and who stayed once it is done.",
+        answers={200: MoveOut},
+        example=MOVE,
+        problems=(400, 404),
+    )
+    def get(self, request: Request, pk: int) -> Response:
+        moves = Move.objects.select_related("from_version", "to_version")
+        move = moves.filter(pk=pk).first()
+        if move is None:
+            raise NotFound(f"There is no move {pk}.")
+        return Response(move_out(move))
+
+
+def move_out(move: Move) -> MoveOut:
+    return MoveOut(
+        id=move.pk,
+        campaign=move.campaign_id,
+        from_version=move.from_version.number,
+        to_version=move.to_version.number,
+        status=move.status,
+        moved=move.moved,
+        stayed=[
+            StandingRuns(
+                step=one["step"],
+                runs=one["runs"],
+                can_move=one["can_move"],
+                why=one["why"],
+            )
+            for one in move.stayed
+        ],
+        sentence=moving.in_words(move),
+        by=move.by,
+        asked_at=move.asked_at,
+        finished_at=move.finished_at,
+    )
 
 
 def find_version(campaign: Campaign, number: int) -> Version:

@@ -9,7 +9,7 @@ from typing import Any
 from campaigns.actions import ACTIONS
 from campaigns.actions.happen import NAME as WAIT_FOR_EVENT
 from campaigns.actions.webhook import NAME as CALL_WEBHOOK
-from campaigns.models import Campaign, Passage, Run, Step, WebhookCall
+from campaigns.models import Campaign, MovedRun, Passage, Run, Step, WebhookCall
 from campaigns.panels import TONES, say, way_label
 from messaging.models import Message
 from segments.answers import on
@@ -57,10 +57,10 @@ def stops(run: Run) -> list[Stop]:
     ).order_by("pk"):
         by_step.setdefault(message.step, []).append(message)
     calls = {
-        call.step_id: call
-        for call in WebhookCall.objects.filter(
-            customer=run.customer_id, run=run.pk
-        ).defer("body")
+        call.step.key: call
+        for call in WebhookCall.objects.filter(customer=run.customer_id, run=run.pk)
+        .select_related("step")
+        .defer("body")
     }
     passages = list(
         Passage.objects.filter(run=run, customer_id=run.customer_id)
@@ -77,7 +77,7 @@ def stops(run: Run) -> list[Stop]:
             tone=TONES.get(passage.way, ""),
             reason=passage.reason,
             messages=tuple(by_step.get(passage.step.key, ())),
-            call=calls.get(passage.step_id),
+            call=calls.get(passage.step.key),
         )
         for passage in passages
     ]
@@ -89,10 +89,26 @@ def stops(run: Run) -> list[Stop]:
                 **_words(run.step),
                 arrived_at=run.arrived_at,
                 messages=tuple(by_step.get(run.step.key, ())),
-                call=calls.get(run.step_id),
+                call=calls.get(run.step.key),
             )
         )
     return found
+
+
+def moves(run: Run) -> list[MovedRun]:
+    """When it was taken over to later versions. One query."""
+    return list(
+        MovedRun.objects.filter(run=run, customer_id=run.customer_id)
+        .select_related("move", "from_step__version", "to_step__version")
+        .order_by("pk")
+    )
+
+
+def say_moved(one: MovedRun) -> str:
+    """Moved from version 1 to version 3 by anna, 12 Nov 2026, 10:00."""
+    before, after = one.from_step.version.number, one.to_step.version.number
+    when = on(one.at)
+    return f"Moved from version {before} to version {after} by {one.move.by}, {when}."
 
 
 def _words(step: Step) -> dict[str, Any]:

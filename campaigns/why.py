@@ -36,7 +36,7 @@ from campaigns.models import (
     TurnedAway,
     Version,
 )
-from campaigns.way import Stop, stops, waits_for
+from campaigns.way import Stop, moves, say_moved, stops, waits_for
 from customers.models import Customer, FormerId
 from events.history import Item, items
 from events.models import (
@@ -148,6 +148,17 @@ class WhyStop(msgspec.Struct, frozen=True, omit_defaults=True):
     ] = None
 
 
+class WhyMove(msgspec.Struct, frozen=True):
+    """That a run was taken over to a later version, where it stood."""
+
+    at: datetime
+    step: str
+    from_version: int
+    to_version: int
+    by: str
+    sentence: str
+
+
 class WhyRun(msgspec.Struct, frozen=True):
     """A run, as it is stored."""
 
@@ -159,6 +170,10 @@ class WhyRun(msgspec.Struct, frozen=True):
     waits_for: Annotated[str, Meta(description="In a sentence; empty when it is over.")]
     waits_until: datetime | None
     stops: tuple[WhyStop, ...]
+    moves: Annotated[
+        tuple[WhyMove, ...],
+        Meta(description="When it was taken over to a later version, and by whom."),
+    ] = ()
 
 
 class WhyEvent(msgspec.Struct, frozen=True):
@@ -895,7 +910,7 @@ def _tree(
 def _run_out(known: _Known, run: Run, item: Item | None) -> WhyRun:
     wait = waits_for(run, now=known.now)
     way = stops(run)
-    rules = _filters(run, way)
+    rules = _filters(way)
     return WhyRun(
         id=run.pk,
         status=run.status,
@@ -918,10 +933,21 @@ def _run_out(known: _Known, run: Run, item: Item | None) -> WhyRun:
             )
             for stop in way
         ),
+        moves=tuple(
+            WhyMove(
+                at=one.at,
+                step=one.to_step.key,
+                from_version=one.from_step.version.number,
+                to_version=one.to_step.version.number,
+                by=one.move.by,
+                sentence=say_moved(one),
+            )
+            for one in moves(run)
+        ),
     )
 
 
-def _filters(run: Run, way: Sequence[Stop]) -> dict[int, Step]:
+def _filters(way: Sequence[Stop]) -> dict[int, Step]:
     """Step of the way → the filter that it asks, itself or again."""
     found = {
         stop.step.pk: stop.step
@@ -934,9 +960,18 @@ def _filters(run: Run, way: Sequence[Stop]) -> dict[int, Step]:
         if stop.step.action == "refresh_filter"
     }
     if again:
-        asked = Step.objects.filter(version=run.version_id, key__in=again.values())
-        by_key = {step.key: step for step in asked}
-        found |= {pk: by_key[key] for pk, key in again.items() if key in by_key}
+        versions = {stop.step.pk: stop.step.version_id for stop in way}
+        by_key = {
+            (step.version_id, step.key): step
+            for step in Step.objects.filter(
+                version__in=versions.values(), key__in=again.values()
+            )
+        }
+        found |= {
+            pk: asked
+            for pk, key in again.items()
+            if (asked := by_key.get((versions[pk], key)))
+        }
     return found
 
 

@@ -202,6 +202,9 @@ WEBHOOK_SECRET = env.str("WEBHOOK_SECRET", default="")
 WEBHOOK_CALLS_AT_ONCE = env.int("WEBHOOK_CALLS_AT_ONCE", default=16)
 WEBHOOK_CALLS_PER_RECEIVER = env.int("WEBHOOK_CALLS_PER_RECEIVER", default=4)
 
+# Whether somebody else must publish what one has drawn; see docs/campaign-versions.md.
+PUBLISHING_NEEDS_TWO = env.bool("PUBLISHING_NEEDS_TWO", default=False)
+
 # How long the exact count of a rule may take, and how many are made at once.
 SEGMENT_COUNT_SECONDS = env.int("SEGMENT_COUNT_SECONDS", default=60)
 SEGMENT_COUNTS_AT_ONCE = env.int("SEGMENT_COUNTS_AT_ONCE", default=2)

@@ -5,6 +5,7 @@ from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from campaigns import api as campaigns
+from campaigns import approving_api as approving
 from campaigns import broadcasts_api as broadcasts
 from campaigns import rehearsal_api as rehearsals
 from campaigns import versions_api as versions
@@ -80,6 +81,13 @@ api: list[URLPattern | URLResolver] = [
         "campaigns/<int:pk>/broadcasts/<int:number>/stop",
         broadcasts.StopBroadcast.as_view(),
     ),
+    path("campaigns/<int:pk>/versions/<int:number>/move", versions.MoveRuns.as_view()),
+    path("campaigns/<int:pk>/publish-requests", approving.PublishRequests.as_view()),
+    path(
+        "campaigns/<int:pk>/publish-requests/decision",
+        approving.PublishDecision.as_view(),
+    ),
+    path("campaigns/moves/<int:pk>", versions.OneMove.as_view()),
     path("campaigns/<int:pk>/rehearsals", rehearsals.Rehearsals.as_view()),
     path("campaigns/rehearsals/<int:pk>", rehearsals.OneRehearsal.as_view()),
     path("campaigns/<int:pk>/why", campaigns.CampaignWhy.as_view()),

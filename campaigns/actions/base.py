@@ -89,6 +89,8 @@ class Action(ABC):
     hint: ClassVar[str]
     #: It only waits or parts, and brings nothing about by itself.
     is_idle: ClassVar[bool] = False
+    #: It keeps a run until a time that its configuration tells, and asks for nothing.
+    waits_by_clock: ClassVar[bool] = False
     #: What is typed into its form may be `$field_code` of the event.
     takes_values: ClassVar[bool] = False
     #: What sentences about publishing call such a step.

@@ -101,6 +101,7 @@ class WaitForEvent(Action):
 
     name = NAME
     label = "Wait for an event"
+    waits_by_clock = True
     symbol = "notification_important"
     hint = "Go on as soon as the customer does something, or after a time without."
     way_labels = {HAPPENED: "It happened", TIMED_OUT: "It did not"}

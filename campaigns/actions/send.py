@@ -136,7 +136,7 @@ class Send(Action):
                     customer_id=started.run.customer_id,
                     run_id=started.run.pk,
                     campaign_id=started.run.campaign_id,
-                    version_id=started.run.version_id,
+                    version_id=step.version_id,
                     step=step.key,
                     content_id=step.content_id,
                     channel=self.channel,

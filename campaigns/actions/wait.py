@@ -111,6 +111,7 @@ class Wait(Action):
 
     name = "wait"
     label = "Wait"
+    waits_by_clock = True
     is_idle = True
     symbol = "hourglass_top"
     hint = "Go on after some time, on a date, or at a time of day."

@@ -32,7 +32,8 @@ class Settled:
 
     customer_id: int
     run_id: int
-    step_id: int
+    #: The key of its step.
+    step: str
     is_done: bool
     reason: str
 
@@ -62,9 +63,9 @@ TAKE_SETTLED = """
            FOR UPDATE SKIP LOCKED
     )
     UPDATE campaigns_webhookcall AS call SET is_settled = true
-      FROM ended
-     WHERE call.id = ended.id
- RETURNING customer_id, run_id, step_id, status = 'done', reason
+      FROM ended, campaigns_step AS step
+     WHERE call.id = ended.id AND step.id = call.step_id
+ RETURNING customer_id, run_id, step.key, status = 'done', reason
 """
 
 

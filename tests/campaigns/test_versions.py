@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from django.contrib.admin.models import LogEntry
 from django.urls import reverse
 
-from campaigns import drawing
-from campaigns.versions_api import DIFF, VERSION, CampaignDiff, CampaignVersion
+from campaigns import drawing, moving
+from campaigns.dispatch import dispatch_events
+from campaigns.engine import advance_runs
+from campaigns.models import Move, Run
+from campaigns.versions_api import (
+    DIFF,
+    FORECAST,
+    MOVE,
+    VERSION,
+    CampaignDiff,
+    CampaignVersion,
+    MoveForecast,
+    MoveOut,
+)
 from tests import make
+from tests.campaigns.test_editor import user_who_may
 from tests.client import Api, problem
 
 pytestmark = pytest.mark.django_db
@@ -109,6 +123,99 @@ def test_the_api_tells_of_versions_and_what_changed(campaign):
     problem(api.get(f"{here}/1/diff?to=x"), 400, "parameter_invalid")
 
 
+# moving runs
+
+
+@pytest.fixture
+def outdated():
+    """A campaign at version 2, with three under way on version 1."""
+    wait = make.step("pause", "wait", {"for": 2, "unit": "days"}, done="sms")
+    campaign = make.campaign(wait, make.sms())
+    for _ in range(3):
+        make.event(make.reachable(), "Order paid")
+    while dispatch_events() + advance_runs():
+        pass
+    return make.publish_again(campaign)
+
+
+def move_page(campaign, number=1):
+    return reverse("admin:campaigns_campaign_move", args=[campaign.pk, number])
+
+
+def test_runs_are_moved_after_a_page_that_foretells_it(admin_client, outdated):
+    _, versions = pages(outdated)
+    here = move_page(outdated)
+    assert here in admin_client.get(versions).content.decode()
+    assert "3 runs stand at 1 step; 3 can move, all of them." in (
+        admin_client.get(here).content.decode()
+    )
+    assert not Move.objects.exists()
+
+    answer = admin_client.post(here, follow=True)
+    assert "are being moved to version 2" in answer.content.decode()
+    while moving.move_some():
+        pass
+    html = admin_client.get(versions).content.decode()
+    assert "3 runs of version 1 are on version 2 now, and nobody is left." in html
+    assert here not in html
+    assert LogEntry.objects.filter(change_message__contains="are being moved").exists()
+    run = reverse("admin:campaigns_run_change", args=[Run.objects.all()[0].pk])
+    html = admin_client.get(run).content.decode()
+    assert "version 1, now on version 2" in html
+    assert "Moved from version 1 to version 2 by admin" in html
+
+
+def test_the_report_page_adds_up_after_a_move(admin_client, outdated):
+    moving.order(outdated.versions.get(number=1), by="anna")
+    while moving.move_some():
+        pass
+    page = reverse("admin:campaigns_campaign_report", args=[outdated.pk])
+    for version, sum_ in (
+        (
+            "1",
+            "3 entered or moved in = 0 finished + 0 waiting + 0 failed + 3 moved out",
+        ),
+        (
+            "2",
+            "3 entered or moved in = 0 finished + 3 waiting + 0 failed + 0 moved out",
+        ),
+    ):
+        assert sum_ in admin_client.get(page, {"version": version}).content.decode()
+
+
+def test_moving_needs_the_permission_to_publish(client, outdated):
+    client.force_login(user_who_may("view", "change"))
+    assert client.get(move_page(outdated)).status_code == 403
+    assert client.post(move_page(outdated)).status_code == 403
+    _, versions = pages(outdated)
+    assert move_page(outdated) not in client.get(versions).content.decode()
+
+
+def test_the_version_at_work_has_nowhere_to_move_to(admin_client, outdated):
+    answer = admin_client.get(move_page(outdated, 2), follow=True).content.decode()
+    assert "Only runs of an older version can be moved" in answer
+    assert admin_client.get(move_page(outdated, 9)).status_code == 404
+
+
+def test_runs_are_moved_through_the_api(outdated):
+    api = Api()
+    here = f"/campaigns/{outdated.pk}/versions/1/move"
+    foretold = api.get(here).json()
+    assert (foretold["runs"], foretold["can_move"], foretold["stay"]) == (3, 3, 0)
+
+    ordered = api.post(here)
+    assert ordered.status_code == 202
+    problem(api.post(here), 409, "conflict")
+    while moving.move_some():
+        pass
+    done = api.get(f"/campaigns/moves/{ordered.json()['id']}").json()
+    assert (done["status"], done["moved"], done["by"]) == ("done", 3, "a key of shop")
+    problem(api.get("/campaigns/moves/999"), 404, "not_found")
+    problem(api.post(f"/campaigns/{outdated.pk}/versions/2/move"), 409, "conflict")
+
+
 def test_the_examples_are_what_is_answered():
     msgspec.convert(DIFF, CampaignDiff)
     msgspec.convert(VERSION, CampaignVersion)
+    msgspec.convert(FORECAST, MoveForecast)
+    msgspec.convert(MOVE, MoveOut)
