@@ -62,7 +62,8 @@ class Recipients:
             customer.pk: customer
             for customer in Customer.objects.filter(
                 _is_one_of("customers_customer.id", customer_ids)
-            )
+                # No text speaks of these, and reading a time is dear.
+            ).defer("created_at", "updated_at")
         }
         self.contents = Content.objects.select_related("category").in_bulk(
             {row.content_id for row in batch}
