@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import msgspec
 from django.db.models import BooleanField
 from django.db.models.expressions import RawSQL
 
@@ -19,8 +19,7 @@ from messaging.render import FIELDS
 from smartcomm.core.db import fetch_all
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
+class Claimed(msgspec.Struct, frozen=True):
     """A message that this worker has leased."""
 
     id: int
@@ -37,13 +36,12 @@ class Claimed:
     expires_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Happening:
+class Happening(msgspec.Struct, frozen=True):
     """What a text may say about the event behind a message."""
 
     name: str | None = None
     occurred_at: datetime | None = None
-    context: dict[str, Any] = field(default_factory=dict)
+    context: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 NOTHING = Happening()

@@ -27,10 +27,10 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar
 
+import msgspec
 import structlog
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection, transaction
@@ -241,8 +241,7 @@ def _let_go(rows: list[Claimed], lease: uuid.UUID) -> None:
 # --- check and render -------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Letter:
+class Letter(msgspec.Struct, frozen=True):
     """A message that may be sent, as the customer will see it."""
 
     row: Claimed
@@ -250,8 +249,7 @@ class Letter:
     rendered: Rendered
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(msgspec.Struct, frozen=True):
     """A message that is not sent, and why."""
 
     row: Claimed
@@ -416,8 +414,7 @@ def _hand_over_group(
     return {one.message_id for one in started}, is_awaited
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(msgspec.Struct, frozen=True):
     message_id: int
     delivery_id: int
     attempt: int
@@ -506,8 +503,7 @@ def _outgoing(letter: Letter, attempt: int) -> Outgoing:
 # --- record -----------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """What becomes of a message and its delivery."""
 
     message_id: int

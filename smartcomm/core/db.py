@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, Error, connection, connections, models
+from psycopg import OperationalError
 from psycopg.adapt import Transformer
 from psycopg.errors import error_from_result
-from psycopg.pq import ExecStatus
+from psycopg.pq import ConnStatus, ExecStatus
 
 M = TypeVar("M", bound=models.Model)
 
@@ -71,8 +72,12 @@ def execute(sql: str, params: Sequence[Any] | dict[str, Any] = ()) -> int:
         return int(cursor.rowcount)
 
 
+#: Tables grow: a plan for a few rows must not stay until they are analysed.
+PLANNED_ANEW_AFTER = 100
+
+
 class Prepared:
-    """A statement of the hot path, parsed and planned once for each connection.
+    """A statement of the hot path, which a connection parses and plans now and then.
 
     `types` are its parameters and what they are in SQL; it names them as usual.
     """
@@ -97,14 +102,16 @@ class Prepared:
             return fetch_all(self.sql, params)
         connection.ensure_connection()
         line = connection.connection
-        known: set[str] = vars(line).setdefault("known_statements", set())
-        if self._name not in known:
-            execute(self._prepare)
-            known.add(self._name)
+        uses: dict[str, int] = vars(line).setdefault("prepared_uses", {})
+        if (used := uses.get(self._name, 0)) % PLANNED_ANEW_AFTER == 0:
+            execute(f"DEALLOCATE {self._name};" * bool(used) + self._prepare)
+        uses[self._name] = used + 1
         # Past the cursors, whose care for any statement costs as much as this one.
         values = [_as_text(params[name]) for name in self.types]
         with connection.wrap_database_errors:
             result = line.pgconn.exec_prepared(self._name.encode(), values)
+            if line.pgconn.status != ConnStatus.OK:
+                raise OperationalError("The connection to the database was lost.")
             if result.status != ExecStatus.TUPLES_OK:
                 raise error_from_result(result)
             loaded = Transformer(line)
