@@ -94,12 +94,18 @@ def processor_seconds(pid: int) -> float:
 
 def memory_mib(pid: int) -> float:
     """What a process and its children hold of memory that is theirs alone."""
-    total = 0
-    for one in family(pid):
-        for line in Path(f"/proc/{one}/smaps_rollup").read_text().splitlines():
-            if line.startswith(("Private_Clean:", "Private_Dirty:")):
-                total += int(line.split()[1])
-    return total / 1024
+    return sum(own_mib(one) for one in family(pid))
+
+
+def own_mib(pid: int) -> float:
+    """What one process holds of memory that is its alone."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    private = [
+        int(line.split()[1])
+        for line in lines
+        if line.startswith(("Private_Clean:", "Private_Dirty:"))
+    ]
+    return sum(private) / 1024
 
 
 class Whole:

@@ -20,12 +20,13 @@ from campaigns.actions.base import ANSWERS, Go, Outcome, Started, WaitUntil
 from campaigns.actions.send import SENT
 from campaigns.actions.values import DONE, FAILED
 from campaigns.actions.webhook import NAME as CALL_WEBHOOK
-from campaigns.models import Campaign, Passage, Run, Step
+from campaigns.models import Campaign, Run, Step
 from campaigns.webhooks import answers
 from campaigns.webhooks import queue as calls
 from events.models import Event, SystemEvent
 from messaging import queue
 from messaging.models import Message
+from messaging.rows import as_json
 from smartcomm.core.clock import database_now
 from smartcomm.core.db import execute, fetch_all
 from smartcomm.core.errors import UserError
@@ -36,6 +37,8 @@ MAX_ATTEMPTS = 5
 PAUSE = timedelta(minutes=1)
 #: The way of those whose message was not sent. It leads nowhere.
 NOT_SENT = "not_sent"
+#: What the engine never asks a run for; to read a time takes longer than all the rest.
+UNREAD = ("started_at",)
 #: Why a run or a broadcast ended, if that was the reason.
 ARCHIVED = "The campaign was archived."
 
@@ -50,7 +53,7 @@ class _Batch:
     steps: dict[int, Step] = field(default_factory=dict)
     by_key: dict[tuple[int, str], Step] = field(default_factory=dict)
     changed: dict[int, Run] = field(default_factory=dict)
-    passages: list[Passage] = field(default_factory=list)
+    passages: list[dict[str, Any]] = field(default_factory=list)
 
     def load_steps(self, runs: Iterable[Run]) -> None:
         at = Step.objects.filter(pk__in={run.step_id for run in runs})
@@ -66,6 +69,7 @@ class _Batch:
                 pk__in=run_ids, customer_id__in=customer_ids, status=Run.Status.WAITING
             )
             .order_by("pk")
+            .defer(*UNREAD)
         )
         self.load_steps(runs)
         return runs
@@ -80,15 +84,15 @@ class _Batch:
             run.reason = f"“{way}” leads to “{following}”, and there is no such step."
             return False
         self.passages.append(
-            Passage(
-                customer_id=run.customer_id,
-                run=run,
-                step=step,
-                way=way,
-                reason=reason,
-                arrived_at=run.arrived_at,
-                left_at=self.now,
-            )
+            {
+                "customer_id": run.customer_id,
+                "run_id": run.pk,
+                "step_id": step.pk,
+                "way": way,
+                "reason": reason,
+                "arrived_at": run.arrived_at,
+                "left_at": self.now,
+            }
         )
         run.attempts = 0
         if following:
@@ -101,21 +105,23 @@ class _Batch:
 
     def save(self) -> None:
         runs = sorted(self.changed.values(), key=lambda run: run.pk)
-        execute(
-            UPDATE,
-            [
-                [run.pk for run in runs],
-                [run.customer_id for run in runs],
-                [run.step_id for run in runs],
-                [str(run.status) for run in runs],
-                [run.due_at for run in runs],
-                [run.attempts for run in runs],
-                [run.reason for run in runs],
-                [run.arrived_at for run in runs],
-                [run.finished_at for run in runs],
-            ],
-        )
-        Passage.objects.bulk_create(self.passages)
+        rows = [
+            {
+                "id": run.pk,
+                "customer_id": run.customer_id,
+                "step_id": run.step_id,
+                "status": str(run.status),
+                "due_at": run.due_at,
+                "attempts": run.attempts,
+                "reason": run.reason,
+                "arrived_at": run.arrived_at,
+                "finished_at": run.finished_at,
+            }
+            for run in runs
+        ]
+        execute(UPDATE, [as_json(rows)])
+        if self.passages:
+            execute(LEAVE, [as_json(self.passages)])
 
 
 #: So many runs of a campaign are claimed, however many campaigns have some.
@@ -163,12 +169,22 @@ UPDATE = """
        SET step_id = new.step_id, status = new.status, due_at = new.due_at,
            attempts = new.attempts, reason = new.reason, arrived_at = new.arrived_at,
            finished_at = new.finished_at
-      FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::text[],
-                  %s::timestamptz[], %s::smallint[], %s::text[], %s::timestamptz[],
-                  %s::timestamptz[])
-               AS new (id, customer_id, step_id, status, due_at, attempts, reason,
-                       arrived_at, finished_at)
+      FROM json_to_recordset(%s::json) AS new (
+               id bigint, customer_id bigint, step_id bigint, status text,
+               due_at timestamptz, attempts smallint, reason text,
+               arrived_at timestamptz, finished_at timestamptz
+           )
      WHERE run.id = new.id AND run.customer_id = new.customer_id
+"""
+
+LEAVE = """
+    INSERT INTO campaigns_passage
+        (customer_id, run_id, step_id, way, reason, arrived_at, left_at)
+    SELECT *
+      FROM json_to_recordset(%s::json) AS passed (
+               customer_id bigint, run_id bigint, step_id bigint, way text,
+               reason text, arrived_at timestamptz, left_at timestamptz
+           )
 """
 
 
@@ -193,7 +209,9 @@ def _claim(limit: int, *, now: datetime) -> list[Run]:
     """Lock due runs that no other worker holds, some of each campaign."""
     ids = fetch_all(CLAIM, {"now": now, "limit": limit, "share": SHARE})
     return list(
-        Run.objects.filter(pk__in=[pk for (pk,) in ids]).order_by("due_at", "pk")
+        Run.objects.filter(pk__in=[pk for (pk,) in ids])
+        .order_by("due_at", "pk")
+        .defer(*UNREAD)
     )
 
 

@@ -479,9 +479,15 @@ class Run(CustomerOwned):
         db_index=False,
         related_name="runs",
     )
-    campaign = models.ForeignKey(Campaign, models.CASCADE, db_index=False)
+    # Not checked by the database, here and for passages: what was published is never
+    # deleted, and to ask so for each run takes as long as to write it.
+    campaign = models.ForeignKey(
+        Campaign, models.CASCADE, db_constraint=False, db_index=False
+    )
     #: The version it entered by. Which one it is on now, `step` tells: see Move.
-    version = models.ForeignKey(Version, models.CASCADE, db_index=False)
+    version = models.ForeignKey(
+        Version, models.CASCADE, db_constraint=False, db_index=False
+    )
     event = models.ForeignKey(
         Event, models.DO_NOTHING, null=True, db_constraint=False, db_index=False
     )
@@ -489,7 +495,7 @@ class Run(CustomerOwned):
         SystemEvent, models.DO_NOTHING, null=True, db_constraint=False, db_index=False
     )
     #: Where it stands; the last step it was at, once it is over.
-    step = models.ForeignKey(Step, models.CASCADE, db_index=False)
+    step = models.ForeignKey(Step, models.CASCADE, db_constraint=False, db_index=False)
     status = models.CharField(max_length=10, choices=Status, default=Status.WAITING)
     #: When the engine shall look again; empty while it waits for its message.
     due_at = models.DateTimeField(null=True)
@@ -635,7 +641,7 @@ class Passage(CustomerOwned):
         db_index=False,
         related_name="passages",
     )
-    step = models.ForeignKey(Step, models.CASCADE, db_index=False)
+    step = models.ForeignKey(Step, models.CASCADE, db_constraint=False, db_index=False)
     way = models.CharField(max_length=32)
     reason = models.TextField(blank=True)
     arrived_at = models.DateTimeField()

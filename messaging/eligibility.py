@@ -6,8 +6,9 @@ change comes first, so that a message tells the reason that lasts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
+
+import msgspec
 
 from customers.models import Channel
 from messaging.models import Message
@@ -19,8 +20,7 @@ ADDRESS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Situation:
+class Situation(msgspec.Struct, frozen=True):
     """What is known about a message and its customer just before it is sent.
 
     An answer is True or False, or None where the customer never gave one.
@@ -41,8 +41,7 @@ class Situation:
     is_own_address: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(msgspec.Struct, frozen=True):
     """Why a message is not sent: for the report, and in words."""
 
     reason: str
@@ -51,16 +50,20 @@ class Refusal:
 
 def refusal(situation: Situation, *, now: datetime) -> Refusal | None:
     """Why this message must not be sent; None if it may."""
-    what = ADDRESS[Channel(situation.channel)]
-    channel = Channel(situation.channel).label
     if now > situation.expires_at:
         return Refusal(
             Message.Reason.EXPIRED,
             "It could not be sent within the time to live of its channel.",
         )
+    return _about_address(situation) or _about_consent(situation)
+
+
+def _about_address(situation: Situation) -> Refusal | None:
     if not situation.address:
+        what = ADDRESS[Channel(situation.channel)]
         return Refusal(Message.Reason.NO_ADDRESS, f"The customer has no {what}.")
     if not situation.address_is_valid:
+        what = ADDRESS[Channel(situation.channel)]
         return Refusal(
             Message.Reason.INVALID_ADDRESS,
             f"{situation.address} is no valid {what}.",
@@ -70,8 +73,13 @@ def refusal(situation: Situation, *, now: datetime) -> Refusal | None:
             Message.Reason.SUPPRESSED_ADDRESS,
             f"{situation.address} is on the list of suppressed addresses.",
         )
+    return None
+
+
+def _about_consent(situation: Situation) -> Refusal | None:
     if situation.is_own_address:
         return None
+    channel = Channel(situation.channel).label
     if situation.channel_answer is None and not situation.channel_default:
         return Refusal(
             Message.Reason.NO_CONSENT,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import msgspec
 from django.db.models import BooleanField
 from django.db.models.expressions import RawSQL
 
@@ -19,8 +19,7 @@ from messaging.render import FIELDS
 from smartcomm.core.db import fetch_all
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
+class Claimed(msgspec.Struct, frozen=True):
     """A message that this worker has leased."""
 
     id: int
@@ -37,13 +36,12 @@ class Claimed:
     expires_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Happening:
+class Happening(msgspec.Struct, frozen=True):
     """What a text may say about the event behind a message."""
 
     name: str | None = None
     occurred_at: datetime | None = None
-    context: dict[str, Any] = field(default_factory=dict)
+    context: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 NOTHING = Happening()
@@ -62,7 +60,8 @@ class Recipients:
             customer.pk: customer
             for customer in Customer.objects.filter(
                 _is_one_of("customers_customer.id", customer_ids)
-            )
+                # No text speaks of these, and reading a time is dear.
+            ).defer("created_at", "updated_at")
         }
         self.contents = Content.objects.select_related("category").in_bulk(
             {row.content_id for row in batch}

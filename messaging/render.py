@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from html import unescape
 from typing import Any, Protocol
+
+import msgspec
 
 from customers.models import Channel, Customer
 from messaging import language
@@ -107,8 +109,7 @@ VARIABLES: tuple[Variable, ...] = (
 EVENT_VARIABLES = ("client.event.name", "client.event.occurredAt")
 
 
-@dataclass(frozen=True)
-class Rendered:
+class Rendered(msgspec.Struct, frozen=True):
     """A message as the customer will see it.
 
     `missing` names the variables that had no value where the text needed one; their
@@ -121,7 +122,7 @@ class Rendered:
     html: str = ""
     link: str = ""
     image: str = ""
-    missing: list[str] = field(default_factory=list)
+    missing: list[str] = msgspec.field(default_factory=list)
 
 
 def render(

@@ -8,10 +8,10 @@ accepts, refuses, is away and drops the line (tests/messaging/test_email.py show
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
+import msgspec
 import structlog
 
 from smartcomm.core import stopping
@@ -19,8 +19,7 @@ from smartcomm.core import stopping
 logger = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(msgspec.Struct, frozen=True):
     """A message as a provider gets it: rendered, checked, and with its address."""
 
     id: int
@@ -51,8 +50,7 @@ class Result(StrEnum):
     IN_DOUBT = "in_doubt"
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """How one attempt to hand over one message ended."""
 
     result: Result

@@ -1,9 +1,9 @@
 """May this message be sent? One line a case."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from msgspec.structs import replace
 
 from messaging.eligibility import Situation, refusal
 

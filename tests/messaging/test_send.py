@@ -7,6 +7,7 @@ from uuid import uuid4
 import pytest
 from django.db import IntegrityError, connection, transaction
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from customers.models import Consent, Device, MailingCategory
 from messaging import send
@@ -546,7 +547,7 @@ def test_a_batch_takes_as_many_queries_as_a_single_message():
 def test_a_group_is_found_by_key_however_long_the_queue():
     letters = '[{"id": 1}, {"id": 2}]'
     plan = send.fetch_all(
-        "EXPLAIN " + send.START,
+        "EXPLAIN " + send.START.sql,
         {"now": NOW, "lease": uuid4(), "provider": "p", "letters": letters},
     )
     assert "message_queue" not in str(plan)
@@ -559,3 +560,38 @@ def test_finding_settled_messages_reads_only_those():
         "ORDER BY id LIMIT 10"
     )
     assert "message_unsettled" in str(plan)
+
+
+def test_starting_waits_for_the_disk_and_recording_does_not():
+    # What left the house must be known after a power cut. A record lost then means one
+    # group in doubt.
+    now, lease = timezone.now(), uuid4()
+    message = make.message(make.reachable(), now=now)
+    Message.objects.update(lease=lease, leased_until=now + MINUTE)
+    waits = []
+
+    def note_of(prepared, params):
+        with transaction.atomic():
+            send.execute("SET LOCAL synchronous_commit = 'on'")
+            rows = prepared.fetch_all(params)
+            waits.append(send.fetch_all("SHOW synchronous_commit")[0][0])
+            return rows
+
+    letter = {"id": message.pk, "address": "1", "subject": "", "body": "", "html": ""}
+    letters = send.as_json([letter | {"link": "", "image": ""}])
+    asked = {"now": now, "lease": lease, "provider": "p", "letters": letters}
+    ((_, delivery, _),) = note_of(send.START, asked)
+    outcome = send.Record(message.pk, delivery, "sent", "accepted", "", "", None)
+    note_of(send.RECORD, {"now": now, "records": send.as_json([outcome])})
+
+    assert waits == ["on", "off"]
+    message.refresh_from_db()
+    assert message.status == "sent"
+
+
+def test_what_was_started_is_not_let_go_again():
+    for _ in range(2):
+        make.message(make.reachable(), now=NOW)
+    with CaptureQueriesContext(connection) as queries:
+        assert send_messages(now=NOW) == 2
+    assert not [query for query in queries if "SET lease = NULL" in query["sql"]]

@@ -19,6 +19,7 @@ from django.utils import timezone
 from messaging import queue, send
 from messaging.channels import Outcome, Outgoing, Provider, Result
 from messaging.models import Delivery, Message
+from smartcomm.core.db import Prepared
 from tests import make
 
 pytestmark = [pytest.mark.race, pytest.mark.django_db(transaction=True)]
@@ -32,7 +33,11 @@ CLAIM_WITHOUT_TAKING = """
      ORDER BY due_at, id
      LIMIT %(limit)s
 """
-START_WITHOUT_ASKING = send.START.replace("AND message.lease = %(lease)s", "")
+START_WITHOUT_ASKING = Prepared(
+    "start_without_asking",
+    send.START.sql.replace("AND message.lease = %(lease)s", ""),
+    **send.START.types,
+)
 
 
 class Counting(Provider):
