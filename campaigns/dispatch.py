@@ -296,13 +296,15 @@ def _wanted(
     *,
     now: datetime,
 ) -> list[int]:
-    """The ids of the events that start something in this version, in their order."""
+    """The ids of the events that start something in this version, in the order of the
+    queue: of two that let a customer in once, the first is the one."""
     fresh = [
         event_id
         for event_id, event in events.items()
         if is_fresh(version, event.occurred_at, event.received_at, now=now)
     ]
-    return sorted(matching(version, fresh, now=now))
+    found = matching(version, fresh, now=now)
+    return [event_id for event_id in fresh if event_id in found]
 
 
 def _start_broadcasts(

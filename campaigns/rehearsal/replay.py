@@ -18,12 +18,11 @@ from django.db.models import Min
 from campaigns.broadcast import walk_broadcasts
 from campaigns.dispatch import dispatch_events, dispatch_system_events
 from campaigns.engine import advance_runs, settle_runs
-from campaigns.models import Broadcast, Campaign, Run, Step, Version
+from campaigns.models import Campaign, Step, Version
 from campaigns.publish import freeze_texts
-from campaigns.rehearsal.stage import turn_clock
+from campaigns.rehearsal.stage import tidy_stage, turn_clock
 from events.models import Event, EventType, SystemEvent
 from messaging.channels import Outcome, Outgoing, Provider, Result, provider_class
-from messaging.models import Message
 from messaging.send import send_messages
 from smartcomm.core.db import execute, fetch_all
 
@@ -31,6 +30,8 @@ from smartcomm.core.db import execute, fetch_all
 #: them than this.
 FINEST = timedelta(minutes=1)
 MOST_TICKS = 6_000
+#: After so many ticks what was deleted meanwhile is removed.
+TIDY_EVERY = 500
 
 # Taken once: by time, which no index of the events is in the order of.
 SCRIPT = """
@@ -48,6 +49,30 @@ FEED_SYSTEM = """
     SELECT id FROM events_systemevent
      WHERE type_id = %s AND occurred_at > %s AND occurred_at <= %s
      ORDER BY occurred_at, id
+"""
+
+
+NEXT_EVENT = "SELECT min(occurred_at) FROM rehearsal_event WHERE occurred_at > %s"
+# One line for each of the parts of `work_until_quiet`, in their order.
+WORK = """
+    SELECT EXISTS (SELECT FROM events_pendingsystemevent
+                    WHERE due_at IS NULL OR due_at <= %(now)s),
+           EXISTS (SELECT FROM campaigns_broadcast
+                    WHERE status = 'running' AND due_at <= %(now)s),
+           EXISTS (SELECT FROM events_pendingevent
+                    WHERE due_at IS NULL OR due_at <= %(now)s),
+           EXISTS (SELECT FROM messaging_message
+                    WHERE NOT is_settled AND run_id IS NOT NULL
+                      AND NOT (status IN ('queued', 'sending'))),
+           EXISTS (SELECT FROM campaigns_run
+                    WHERE status = 'waiting' AND due_at <= %(now)s),
+           EXISTS (SELECT FROM messaging_message
+                    WHERE status = 'queued' AND due_at <= %(now)s)
+"""
+DUE = """
+    SELECT least((SELECT min(due_at) FROM campaigns_run WHERE status = 'waiting'),
+                 (SELECT min(due_at) FROM messaging_message WHERE status = 'queued'),
+                 (SELECT min(due_at) FROM campaigns_broadcast WHERE status = 'running'))
 """
 
 
@@ -126,6 +151,8 @@ def replay(
         _feed(version, before, now)
         work_until_quiet(now)
         ticks += 1
+        if ticks % TIDY_EVERY == 0:
+            tidy_stage()
         tell((now - begin) / (end - begin))
         if now >= end:
             break
@@ -134,17 +161,30 @@ def replay(
 
 
 def work_until_quiet(now: datetime, *, is_rehearsal: bool = True) -> None:
-    """What all workers do, until there is nothing left to do at this time."""
+    """What all workers do, until there is nothing left to do at this time.
+
+    At most ticks there is little: a query tells who has something to do.
+    """
     ways_out = _pretended if is_rehearsal else provider_class
-    while (
-        dispatch_system_events(now=now)
-        + walk_broadcasts(now=now)
-        + dispatch_events(now=now)
-        + settle_runs(now=now)
-        + advance_runs(now=now, is_rehearsal=is_rehearsal)
-        + send_messages(now=now, ways_out=ways_out)
-    ):
-        pass
+    parts: list[Callable[[], int]] = [
+        lambda: dispatch_system_events(now=now),
+        lambda: walk_broadcasts(now=now),
+        lambda: dispatch_events(now=now),
+        lambda: settle_runs(now=now),
+        lambda: advance_runs(now=now, is_rehearsal=is_rehearsal),
+        lambda: send_messages(now=now, ways_out=ways_out),
+    ]
+    done = 1
+    while done:
+        [has_work] = fetch_all(WORK, {"now": now})
+        done = sum(part() for part, has in zip(parts, has_work, strict=True) if has)
+
+
+def next_due() -> datetime | None:
+    """When something is due that has not been done yet; maybe long ago."""
+    [(due,)] = fetch_all(DUE)
+    found: datetime | None = due
+    return found
 
 
 def write_script(version: Version, *, begin: datetime, end: datetime) -> None:
@@ -190,19 +230,8 @@ def _next_portion(now: datetime) -> datetime | None:
 
 def _next(version: Version, now: datetime, end: datetime) -> datetime | None:
     """When there is something to do after `now`; None: not before the end."""
-    [(event,)] = fetch_all(
-        "SELECT min(occurred_at) FROM rehearsal_event WHERE occurred_at > %s", [now]
-    )
-    found: list[datetime | None] = [
-        event,
-        Run.objects.filter(status=Run.Status.WAITING).aggregate(at=Min("due_at"))["at"],
-        Message.objects.filter(status=Message.Status.QUEUED).aggregate(
-            at=Min("due_at")
-        )["at"],
-        Broadcast.objects.filter(status=Broadcast.Status.RUNNING).aggregate(
-            at=Min("due_at")
-        )["at"],
-    ]
+    [(event,)] = fetch_all(NEXT_EVENT, [now])
+    found: list[datetime | None] = [event, next_due()]
     if version.trigger_kind == Version.Trigger.SYSTEM_EVENT:
         turn_clock(end)
         found.append(

@@ -241,6 +241,7 @@ def replay_live(draft: Campaign, items: list[dict[str, Any]]) -> None:
 def test_what_is_foretold_comes_true(steps, drawing, seed, monkeypatch):
     # Live, an hour's events are many statements; here they may be one.
     monkeypatch.setattr("campaigns.rehearsal.replay.FINEST", timedelta(hours=1))
+    monkeypatch.setattr("campaigns.rehearsal.replay.TIDY_EVERY", 20)
     customers()
     items = history(seed)
     record(items, now=END)
@@ -288,6 +289,29 @@ def test_portions_come_at_their_time_however_long_a_tick_is(monkeypatch):
     slowly.save()
     result = rehearsed(slowly)
     assert (result["report"]["entered"], result["left"]) == (3, 5)
+
+
+def test_what_occurred_first_lets_a_customer_in_whenever_it_was_recorded():
+    make.reachable("C-1")
+    for name, seconds in (("late", 40), ("early", 10)):
+        at = BEGIN + timedelta(hours=1, seconds=seconds)
+        record(
+            [
+                {
+                    "id": name,
+                    "name": "Order paid",
+                    "customer": "C-1",
+                    "occurred_at": at.isoformat(),
+                }
+            ],
+            now=END,
+        )
+    draft = make.draft(on="Order paid", entry={"rule": "once"})
+
+    result = rehearsed(draft.versions.get())
+
+    assert [one["event_id"] for one in result["samples"]] == ["early"]
+    assert result["turned_away"] == 1
 
 
 def everything() -> dict[str, Any]:

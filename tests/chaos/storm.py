@@ -19,6 +19,7 @@ something is missing that it needs.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import random
 import re
@@ -253,6 +254,8 @@ def main() -> int:
     arguments.add_argument("--seed", type=int, default=1)
     arguments.add_argument("--every", type=float, default=1, help="seconds, a kill")
     options = arguments.parse_args()
+    # That the database goes away is known.
+    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
     library = faketime()
     if library is None:
         print(
