@@ -18,7 +18,7 @@ from django.db.models import Min
 from campaigns.broadcast import walk_broadcasts
 from campaigns.dispatch import dispatch_events, dispatch_system_events
 from campaigns.engine import advance_runs, settle_runs
-from campaigns.models import Campaign, Step, Version
+from campaigns.models import Broadcast, Campaign, Step, Version
 from campaigns.publish import freeze_texts
 from campaigns.rehearsal.stage import tidy_stage, turn_clock
 from events.models import Event, EventType, SystemEvent
