@@ -313,7 +313,8 @@ class BroadcastAdmin(JournalAdmin):
         ("status", "walked"),
         "reason",
         ("examined", "entered"),
-        ("portions", "taken_at", "period_taken", "still_match"),
+        ("portions", "still_match"),
+        ("period_taken", "taken_at"),
         ("created_at", "finished_at"),
         ("attempts", "due_at"),
     ]

@@ -144,9 +144,10 @@ def end(broadcast: Broadcast, portion: Portion, *, started: int) -> None:
     broadcast.period_taken += started
     broadcast.still_match = max(0, portion.total - portion.most)
     # From the last that a period took: what it took late is not followed at once.
-    broadcast.taken_at = broadcast.due_at = now
+    broadcast.taken_at = max(now, broadcast.taken_at or now)
+    broadcast.due_at = now
     if broadcast.period_taken >= pace.limit:
-        broadcast.due_at = now + pace.period
+        broadcast.due_at = broadcast.taken_at + pace.period
     # A reason that was given already: the filter can match nobody.
     if not broadcast.reason and portion.total <= portion.most:
         broadcast.reason = NOBODY_LEFT
