@@ -83,8 +83,12 @@ def _calls(campaign: Campaign, before: datetime) -> QuerySet[WebhookCall]:
 
 
 def _broadcasts(campaign: Campaign, before: datetime) -> QuerySet[Broadcast]:
+    """One with a pace is never overdue: what a pause kept from it, it takes later."""
     return Broadcast.objects.filter(
-        campaign=campaign, status=Broadcast.Status.RUNNING, due_at__lt=before
+        campaign=campaign,
+        status=Broadcast.Status.RUNNING,
+        due_at__lt=before,
+        version__pace__isnull=True,
     )
 
 

@@ -102,6 +102,21 @@ def test_a_broadcast_that_was_under_way_is_left_out():
     assert Broadcast.objects.get().reason.startswith("Left out")
 
 
+def test_a_broadcast_with_a_pace_goes_on():
+    campaign = make.campaign(
+        on="Shop opened", system=True, pace={"limit": 1, "per": "hour"}
+    )
+    make.system_event("Shop opened")
+    dispatch_system_events()
+    pause(campaign)
+    Broadcast.objects.update(due_at=timezone.now() - 3 * HOUR)
+
+    assert not overdue(campaign, before=timezone.now())
+    resume(campaign, skip_older_than=HOUR)
+
+    assert Broadcast.objects.get().status == "running"
+
+
 def test_only_what_is_paused_is_left_out():
     campaign = make.campaign(on="Order paid")
     make.event(make.reachable(), "Order paid")
