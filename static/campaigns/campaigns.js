@@ -195,6 +195,12 @@
     else if (target.dataset?.fetch && target.value) fetchPanel(target);
   });
 
+  // Whoever writes into a field that belongs to a choice has chosen it.
+  document.addEventListener("input", ({ target }) => {
+    const radio = target.type === "radio" ? null : target.closest?.(".cp-choice")?.querySelector("input[type=radio]");
+    if (radio) radio.checked = true;
+  });
+
   // The panel again, begun with what was chosen.
   function fetchPanel(select) {
     const url = new URL(select.dataset.fetch, window.location.href);

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from django.contrib.auth.models import User
+from django.utils import timezone
 from playwright.sync_api import Dialog, Page, expect
 
 from campaigns import drawing
-from campaigns.models import Campaign, Version
+from campaigns.dispatch import dispatch_events
+from campaigns.engine import advance_runs
+from campaigns.models import Campaign, Run, Version
+from campaigns.publish import pause
 from customers.models import Attribute
 from events.models import Kind
 from tests import make
@@ -227,3 +233,21 @@ def test_the_chosen_tab_is_seen_on_a_phone(staff):
     staff.set_viewport_size({"width": 390, "height": 800})
     staff.goto(f"/admin/campaigns/campaign/{campaign.pk}/versions/")
     expect(staff.get_by_role("link", name="Versions", exact=True)).to_be_in_viewport()
+
+
+def test_who_writes_how_old_is_too_old_has_chosen_to_leave_it_out(staff):
+    campaign = make.campaign(
+        make.step("rest", "wait", {"for": 1, "unit": "days"}, done=None)
+    )
+    make.event(make.customer(), "Order paid")
+    dispatch_events()
+    advance_runs()
+    pause(campaign)
+    Run.objects.update(due_at=timezone.now() - timedelta(hours=30))
+    staff.goto(f"/admin/campaigns/campaign/{campaign.pk}/state/resume/")
+
+    staff.get_by_role("spinbutton", name="Hours").fill("12")
+    staff.locator(".cp-card").get_by_role("button", name="Resume").click()
+
+    expect(staff.get_by_text("is at work again")).to_be_visible()
+    assert Run.objects.get().reason.startswith("Left out when")
