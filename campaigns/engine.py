@@ -273,6 +273,8 @@ def _one_step_on(batch: _Batch, moving: Sequence[Started]) -> list[Started]:
         for started in group:
             run, outcome = started.run, outcomes.get(started.run.pk)
             batch.changed[run.pk] = run
+            if outcome is not None:
+                run.attempts, run.reason = 0, ""  # A fault before has passed.
             match outcome:
                 case Go(way, reason):
                     started.passed.append(batch.steps[step_id].action)
