@@ -244,8 +244,8 @@ class _Reader:
         key = data.get("key")
         if not isinstance(key, str) or not KEY.fullmatch(key):
             self.wrong(
-                "“key” is a short word for the step: letters, digits, - and _, not "
-                "starting with a digit.",
+                "“key” is a short word for the step: letters, digits, - and _, 64 at "
+                "most.",
                 f"{at}.key",
             )
         action = ACTIONS.get(str(data.get("action")))

@@ -915,11 +915,14 @@ class _Parser:
                     field=at,
                 )
             return EventValue(value[1:])
-        if type(value) is bool or type(value) is int:
+        if (
+            type(value) is bool
+            or type(value) is int
+            or (type(value) is float and math.isfinite(value))
+        ):
+            # As the database gives it back, also a float is a row of digits.
             if abs(value) >= 10**100:
                 raise RuleError("A number here is too large.", field=at)
-            return value
-        if type(value) is float and math.isfinite(value):
             return value
         raise RuleError(
             "A value is a text, a number, true or false. For a missing value use "

@@ -454,6 +454,35 @@ def test_an_action_costs_the_same_queries_for_few_and_for_many(action):
 
 
 @pytest.mark.parametrize("action", ACTIONS)
+def test_every_action_that_is_offered_is_done(action):
+    make.event_type("Order paid")
+    paris = {"attribute": "city", "op": "=", "value": "Paris"}
+    config = {
+        **CONFIGS,
+        "filter_customers": {"rule": paris},
+        "refresh_filter": {"filter": "first"},
+        "send_email": {"subject": "Hello", "text": "Hello"},
+        "send_sms": {"text": "Hello"},
+        "send_push": {"title": "Hello", "text": "Hello"},
+        "wait": {"for": 1, "unit": "days"},
+        "wait_for_event": {"event": "Order paid", "for": 1, "unit": "days"},
+        "add_to_list": {"segment": make.segment().pk},
+        "remove_from_list": {"segment": make.segment().pk},
+        "call_webhook": {"url": "https://erp.example.com/"},
+    }[action]
+    first = make.step(
+        "first", "filter_customers", {"rule": paris}, positive="it", negative="it"
+    )
+    make.campaign(first, make.step("it", action, config), on="Order paid")
+    make.event(make.reachable(), "Order paid", amount=1)
+    go()
+
+    run = Run.objects.get()
+    assert (run.attempts, run.step.key) == (0, "it")
+    assert run.status in ("waiting", "finished")
+
+
+@pytest.mark.parametrize("action", ACTIONS)
 def test_every_action_has_a_face_a_form_and_words(action):
     known = ACTIONS[action]
     assert all([known.label, known.symbol, known.hint])

@@ -104,6 +104,21 @@ def test_the_base_is_walked_in_chunks_that_can_be_taken_up_again():
     assert Run.objects.values("customer").distinct().count() == 7
 
 
+def test_a_chunk_in_which_nobody_matches_does_not_end_the_walk():
+    viewers()
+    for _ in range(6):
+        make.customer()
+    anna = make.customer()
+    make.event(anna, "Product viewed", product_id=1)
+    make.system_event("Product in stock", product_id=1)
+    dispatch_system_events()
+
+    walk(chunk=2)
+
+    assert Broadcast.objects.get().status == "finished"
+    assert Run.objects.get().customer == anna
+
+
 def test_a_chunk_costs_the_same_queries_whatever_its_size():
     viewers()
     for _ in range(60):

@@ -381,6 +381,22 @@ def test_a_step_that_makes_no_sense_holds_up_no_other_campaign(broken, status, r
     assert fine.status == "finished"
 
 
+def test_a_fault_that_has_passed_is_told_no_more(monkeypatch):
+    make.campaign(make.sms())
+    make.event(make.reachable(), "Order paid")
+    dispatch_events()
+    with monkeypatch.context() as broken:
+        broken.setattr(ACTIONS["send_sms"], "execute", lambda *_, **__: 1 / 0)
+        advance_runs()
+    run = Run.objects.get()
+    assert (run.attempts, run.reason) == (1, "Internal error; see the log.")
+
+    advance_runs(now=timezone.now() + timedelta(hours=1))
+
+    run.refresh_from_db()
+    assert (run.status, run.attempts, run.reason) == ("waiting", 0, "")
+
+
 def test_a_step_that_fails_holds_up_no_other_run(monkeypatch):
     make.campaign(make.step("wait", "wait", {"for": 1, "unit": "days"}, done=None))
     poison, fine = make.customer(), make.customer()

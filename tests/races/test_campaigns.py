@@ -9,7 +9,7 @@ import pytest
 from django.db import transaction
 from django.utils import timezone
 
-from campaigns import dispatch, publish
+from campaigns import dispatch, engine, publish
 from campaigns.broadcast import walk_broadcasts
 from campaigns.dispatch import dispatch_events, dispatch_system_events
 from campaigns.engine import advance_runs, settle_runs
@@ -175,3 +175,38 @@ def test_a_type_stays_awaited_when_one_campaign_is_paused_while_another_begins()
     make.event(make.reachable(), "Order paid")
     assert dispatch_events() == 1
     assert Run.objects.get().campaign == other
+
+
+def test_engines_in_each_other_s_way_are_no_run_s_fault(monkeypatch):
+    add = ("add_to_list", {"segment": make.segment().pk})
+    write = ("set_attribute", {"attribute": "city", "value": "Riga"})
+    make.event_type("Order paid")
+    more = [{"field": "amount", "op": ">", "value": "$amount"}]
+    rule = {"event": "Order paid", "where": more}
+    make.campaign(
+        make.step(
+            "ask", "filter_customers", {"rule": rule}, positive="a", negative="c"
+        ),
+        make.step("a", *add, done="b"),
+        make.step("b", *write, done=None),
+        make.step("c", *write, done="d"),
+        make.step("d", *add, done=None),
+        on="Order paid",
+    )
+    anna = make.customer()
+    for amount in (10, 20):
+        make.event(anna, "Order paid", amount=amount)
+    dispatch_events()
+    execute = engine._execute
+
+    def slow(batch, step, group):
+        outcomes = execute(batch, step, group)
+        time.sleep(0.5)  # By now each engine holds what the other wants next.
+        return outcomes
+
+    monkeypatch.setattr(engine, "_execute", slow)
+    at_once(2, lambda _: until_none(lambda: advance_runs(limit=1)))
+
+    runs = Run.objects.values_list("status", "attempts", "reason")
+    assert list(runs) == [("finished", 0, "")] * 2
+    assert Passage.objects.count() == 6

@@ -100,6 +100,7 @@ def test_a_rule_reads_as_a_sentence():
         ("value", {"attribute": "age", "op": ">", "value": True}),
         ("value", {"attribute": "age", "op": "between", "value": [1, "2026-01-01"]}),
         ("value", {"attribute": "age", "op": "=", "value": float("inf")}),
+        ("value", {"attribute": "age", "op": "=", "value": 1e100}),
         ("value", {"attribute": "city", "op": "=", "value": "a\x00"}),
         ("value", {"attribute": "city", "op": "=", "value": "a" * 4097}),
         ("attribute", {"attribute": "city\x00", "op": "=", "value": "a"}),
