@@ -38,10 +38,10 @@ pytestmark = [
     pytest.mark.django_db(transaction=True),
 ]
 
-ROUNDS = 6
+ROUNDS = 4
 CUSTOMERS = 20
 #: What was being handed over when it was paused is handed over.
-IN_HAND = timedelta(seconds=1)
+IN_HAND = timedelta(seconds=2)
 
 WORKER = """
 import os, time
@@ -166,7 +166,7 @@ def test_editing_publishing_moving_and_pausing_while_runs_are_in_flight():
             paused = timezone.now()
             before = set(Event.objects.values_list("pk", flat=True))
             with sender:
-                time.sleep(IN_HAND.total_seconds() + 0.5)
+                time.sleep(IN_HAND.total_seconds() + 1)
             until(looked_at)
             during |= set(Event.objects.values_list("pk", flat=True)) - before
             pauses.append((paused, timezone.now()))
@@ -216,8 +216,8 @@ def test_editing_publishing_moving_and_pausing_while_runs_are_in_flight():
     ]
     print("\n".join(told))  # noqa: T201  (this is what it is for)
 
-    assert len(at_work) > 100
-    assert len(during) > 50
+    assert len(at_work) > 30
+    assert len(during) > 10
     assert set(runs) == at_work, "An event that should start a run did, and no other."
     assert set(runs.values()) == {1}
     assert set(by_step.values()) == {1}
