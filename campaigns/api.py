@@ -22,7 +22,7 @@ from campaigns.publish import archive, pause, publish, resume
 from campaigns.report import report
 from campaigns.why import Why, why
 from customers.api import find_customer
-from events.models import Scope
+from events.models import ApiKey, Scope
 from smartcomm.core.api import (
     LIST_PARAMETERS,
     ApiView,
@@ -724,7 +724,8 @@ def _summary(campaign: Campaign) -> dict[str, Any]:
 
 def actor(request: Request) -> str:
     """Whoever calls, for the books."""
-    return f"a key of {request.auth.source}"
+    key: ApiKey = request.auth  # type: ignore[assignment]
+    return f"a key of {key.source}"
 
 
 def _save(campaign: Campaign, body: dict[str, Any], *, by: str) -> Campaign:

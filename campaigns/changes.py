@@ -19,7 +19,7 @@ from campaigns.models import Version
 from campaigns.panels import say, say_entry, say_pace, say_trigger, sentence, way_label
 from segments.versions import Piece, pieces
 
-Definition = Mapping[str, Any]
+Definition = dict[str, Any]
 Step = Mapping[str, Any]
 
 

@@ -56,7 +56,7 @@ def save_draft(
             last = campaign.versions.aggregate(last=Max("number"))["last"] or 0
             version = Version(campaign=campaign, number=last + 1)
         author = user.get_username() if user else by
-        if version.pk is None or as_json(version) != drawing:
+        if not version.pk or as_json(version) != drawing:
             approving.void(campaign, by=author, why="The draft was changed.")
             if author and author not in version.authors:
                 version.authors = [*version.authors, author]

@@ -38,10 +38,10 @@ pytestmark = [
     pytest.mark.django_db(transaction=True),
 ]
 
-ROUNDS = 6
+ROUNDS = 3
 CUSTOMERS = 20
 #: What was being handed over when it was paused is handed over.
-IN_HAND = timedelta(seconds=1)
+IN_HAND = timedelta(seconds=2)
 
 WORKER = """
 import os, time
@@ -63,8 +63,8 @@ while True:
 """
 
 
-def worker() -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(
+def start_worker() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
         [sys.executable, "-c", WORKER],
         env={
             **os.environ,
@@ -74,9 +74,6 @@ def worker() -> subprocess.Popen[bytes]:
         cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,
     )
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"ready\n"
-    return process
 
 
 def steps(number: int) -> list[dict[str, Any]]:
@@ -133,11 +130,15 @@ def looked_at() -> bool:
 def test_editing_publishing_moving_and_pausing_while_runs_are_in_flight():
     campaign = make.campaign(*steps(1))
     sender = Sender()
-    workers = [worker(), worker()]
+    # One is killed in each round, and two are left.
+    workers = [start_worker() for _ in range(ROUNDS + 1)]
     pauses: list[tuple[datetime, datetime]] = []
     during: set[int] = set()
     killed = 0
     try:
+        for process in workers:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
         for number in range(2, ROUNDS + 1):
             with sender:
                 time.sleep(0.4)
@@ -154,10 +155,9 @@ def test_editing_publishing_moving_and_pausing_while_runs_are_in_flight():
                 publish.publish(Campaign.objects.get(pk=campaign.pk))
                 until(lambda: not Move.objects.filter(status="running").exists())
                 moving.order(campaign.versions.get(number=number - 1), by="anna")
-                workers[number % 2].kill()
-                workers[number % 2].wait()
+                workers[number].kill()
+                workers[number].wait()
                 killed += 1
-                workers[number % 2] = worker()
                 time.sleep(0.4)
             if number % 2:
                 continue
@@ -166,7 +166,7 @@ def test_editing_publishing_moving_and_pausing_while_runs_are_in_flight():
             paused = timezone.now()
             before = set(Event.objects.values_list("pk", flat=True))
             with sender:
-                time.sleep(IN_HAND.total_seconds() + 0.5)
+                time.sleep(IN_HAND.total_seconds() + 1)
             until(looked_at)
             during |= set(Event.objects.values_list("pk", flat=True)) - before
             pauses.append((paused, timezone.now()))
@@ -175,8 +175,8 @@ def test_editing_publishing_moving_and_pausing_while_runs_are_in_flight():
         until(lambda: not Move.objects.filter(status="running").exists())
     finally:
         for process in workers:
-            process.kill()
-            process.wait()
+            with process:
+                process.kill()
     # The longest wait is over, and so is the lease of whoever was killed.
     later = timezone.now() + timedelta(hours=1)
     Run.objects.filter(due_at__isnull=False).update(due_at=later)
@@ -216,8 +216,8 @@ def test_editing_publishing_moving_and_pausing_while_runs_are_in_flight():
     ]
     print("\n".join(told))  # noqa: T201  (this is what it is for)
 
-    assert len(at_work) > 100
-    assert len(during) > 50
+    assert len(at_work) > 30
+    assert len(during) > 10
     assert set(runs) == at_work, "An event that should start a run did, and no other."
     assert set(runs.values()) == {1}
     assert set(by_step.values()) == {1}
