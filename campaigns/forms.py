@@ -196,7 +196,7 @@ def step_form(
     form = action.form(data, initial=initial or {})
     event_name = (definition.get("trigger") or {}).get("event") or ""
     for field in form.fields.values():
-        if isinstance(field, RuleField):
+        if isinstance(field, RuleField) and not field.options.event_name_from:
             field.options = replace(field.options, event_name_from=EVENT_INPUT)
             field.widget.options = field.options
             field.event_name = event_name

@@ -19,7 +19,7 @@ from campaigns.actions.customer import AddToList, RemoveFromList
 from campaigns.actions.filter import read_rule
 from campaigns.actions.happen import NAME as WAIT_FOR_EVENT
 from campaigns.actions.send import Send
-from campaigns.actions.split import CONTROL
+from campaigns.actions.split import AB_SPLIT, CONTROL, CONTROL_GROUP
 from campaigns.actions.webhook import NAME as CALL_WEBHOOK
 from campaigns.bells import TICK
 from campaigns.drawing import DrawingInvalid, as_json
@@ -28,7 +28,7 @@ from campaigns.models import Campaign, Run, StateChange, Step, Version
 from campaigns.webhooks import answers
 from campaigns.webhooks import queue as calls
 from customers.models import MailingCategory
-from events.models import EventField, EventType, Kind
+from events.models import Event, EventField, EventType, Kind
 from messaging import contract, queue, render
 from messaging.models import Content
 from segments import rules
@@ -96,6 +96,7 @@ def publish(campaign: Campaign, *, user: AbstractBaseUser | None = None) -> Publ
         )
         freeze_texts(version)
         _await_events(version)
+        _declare_goals(version)
         campaign.versions.filter(status=Version.Status.PUBLISHED).update(
             status=Version.Status.SUPERSEDED
         )
@@ -229,6 +230,14 @@ def _await_events(version: Version) -> None:
         step.save(update_fields=["event_type"])
 
 
+def _declare_goals(version: Version) -> None:
+    """So that no system event takes the name; nobody waits for a goal."""
+    for goal in version.steps.filter(config__has_key="goal").values_list(
+        "config__goal__event", flat=True
+    ):
+        EventType.objects.get_or_create(name=goal, defaults={"kind": Kind.CUSTOMER})
+
+
 def _check_event(
     version: Version, event_type: EventType | None, findings: Findings
 ) -> None:
@@ -299,8 +308,11 @@ def _check_step(
         _check_circle(step, version, findings)
     elif step.action == WAIT_FOR_EVENT:
         _check_waited_for(step, findings)
-    elif step.action == "control_group":
+    elif step.action == CONTROL_GROUP:
         _check_control(step, drawing, findings)
+        _check_goal(step, findings)
+    elif step.action == AB_SPLIT:
+        _check_goal(step, findings)
     elif isinstance(action, Send):
         texts = [step.config[name] for name in action.texts]
         for finding in contract.check(texts, version.event_name):
@@ -421,23 +433,47 @@ def _check_circle(step: Step, version: Version, findings: Findings) -> None:
 
 
 def _check_waited_for(step: Step, findings: Findings) -> None:
-    name = step.config["event"]
+    _check_named(step.config, f"“{step.key}” waits for", step, findings)
+
+
+def _check_goal(step: Step, findings: Findings) -> None:
+    if goal := step.config.get("goal"):
+        _check_named(goal, f"The goal of “{step.key}” is", step, findings)
+        declared = EventType.objects.filter(name=goal["event"], kind=Kind.CUSTOMER)
+        if declared.exists() and not Event.objects.filter(type__in=declared).exists():
+            findings.warnings.append(
+                f"The goal of “{step.key}” is “{goal['event']}”, which is declared and "
+                "has not been seen yet; check that the name is spelt as it will be "
+                "sent."
+            )
+    elif step.action == CONTROL_GROUP:
+        findings.warnings.append(
+            f"“{step.key}” holds customers back and has no goal, so nothing will be "
+            "measured. Say what you hope they do."
+        )
+
+
+def _check_named(
+    asked: dict[str, Any], what: str, step: Step, findings: Findings
+) -> None:
+    """An event of the customer, with conditions, that a step asks for by its name."""
+    name = asked["event"]
     event_type = EventType.objects.filter(name=name).first()
     if event_type is None:
         findings.warnings.append(
-            f"“{step.key}” waits for “{name}”, which has not been seen yet. It is "
-            "declared now; check that the name is spelt as it will be sent."
+            f"{what} “{name}”, which has not been seen yet. It is declared now; check "
+            "that the name is spelt as it will be sent."
         )
     elif event_type.kind != Kind.CUSTOMER:
         findings.errors.append(
             DrawingInvalid(
-                f"“{step.key}” waits for “{name}”, which is a system event and of no "
-                "customer. Choose another event.",
+                f"{what} “{name}”, which is a system event and of no customer. Choose "
+                "another event.",
                 field=step.key,
             )
         )
     else:
-        where = rules.parse_where(step.config["where"], event_values=True)
+        where = rules.parse_where(asked["where"], event_values=True)
         codes = {line.field for line in where}
         _warn_of_unseen(codes, event_type, f"The step “{step.key}”", findings)
 

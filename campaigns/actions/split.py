@@ -26,8 +26,10 @@ from campaigns.actions.base import (
     Started,
     only,
 )
+from campaigns.actions.goal import GoalForm, clean_goal, goal_codes, say_goal
 from campaigns.models import Run, Step
 
+AB_SPLIT, CONTROL_GROUP = "ab_split", "control_group"
 LEAST_SHARES, MOST_SHARES = 2, 6
 #: A way: as long as there is room for it.
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ -]{0,31}")
@@ -77,18 +79,20 @@ class SharesField(forms.Field):
         return [{**row, "percent": _number(row["percent"])} for row in rows]
 
 
-class AbSplitForm(forms.Form):
+class AbSplitForm(GoalForm):
     shares = SharesField(
         label="Ways, and the part of customers who take each",
         initial=[{"name": "A", "percent": 50}, {"name": "B", "percent": 50}],
         help_text="Together they are 100 %. A customer always takes the same way.",
     )
+    field_order = ("shares",)
 
 
 class AbSplit(Action):
-    """`{"shares": [{"name": "A", "percent": 50}, {"name": "B", "percent": 50}]}`."""
+    """`{"shares": [{"name": "A", "percent": 50}, {"name": "B", "percent": 50}]}`, and
+    if it is to be measured a `goal`: see goal.py."""
 
-    name = "ab_split"
+    name = AB_SPLIT
     label = "A/B split"
     symbol = "call_split"
     hint = "Send parts of the customers different ways, by chance."
@@ -100,7 +104,7 @@ class AbSplit(Action):
         return tuple(str(share["name"]) for share in shares)
 
     def clean(self, config: Config) -> Config:
-        only(config, {"shares"})
+        only(config, {"shares", "goal"})
         shares = config.get("shares")
         if (
             not isinstance(shares, list)
@@ -123,12 +127,16 @@ class AbSplit(Action):
             raise ConfigInvalid(
                 f"The shares are {total} % together. Make them 100 %.", field="shares"
             )
-        return {"shares": cleaned}
+        return {"shares": cleaned, **clean_goal(config)}
 
     def describe(self, config: Config) -> str:
-        return ", ".join(
+        shares = ", ".join(
             f"{share['name']} {share['percent']} %" for share in config["shares"]
         )
+        return shares + _hoped(config)
+
+    def event_codes(self, config: Config) -> set[str]:
+        return goal_codes(config)
 
     def execute(
         self, step: Step, runs: Sequence[Started], *, now: datetime
@@ -143,7 +151,7 @@ class AbSplit(Action):
         return outcomes
 
 
-class ControlGroupForm(forms.Form):
+class ControlGroupForm(GoalForm):
     percent = forms.IntegerField(
         label="In the control group (%)",
         min_value=1,
@@ -154,12 +162,14 @@ class ControlGroupForm(forms.Form):
             "each group did what you hope for."
         ),
     )
+    field_order = ("percent",)
 
 
 class ControlGroup(Action):
-    """`{"percent": 10}`: so many take the way `control`."""
+    """`{"percent": 10, "goal": {...}}`: so many take the way `control`. The goal may be
+    left out: see goal.py."""
 
-    name = "control_group"
+    name = CONTROL_GROUP
     label = "Control group"
     symbol = "science"
     hint = "Hold some customers back, to see what the campaign brings."
@@ -167,16 +177,19 @@ class ControlGroup(Action):
     form = ControlGroupForm
 
     def clean(self, config: Config) -> Config:
-        only(config, {"percent"})
+        only(config, {"percent", "goal"})
         percent = config.get("percent")
         if type(percent) is not int or not 1 <= percent <= 99:
             raise ConfigInvalid(
                 "“percent” is a whole number from 1 to 99.", field="percent"
             )
-        return {"percent": percent}
+        return {"percent": percent, **clean_goal(config)}
 
     def describe(self, config: Config) -> str:
-        return f"{config['percent']} % are held back"
+        return f"{config['percent']} % are held back{_hoped(config)}"
+
+    def event_codes(self, config: Config) -> set[str]:
+        return goal_codes(config)
 
     def execute(
         self, step: Step, runs: Sequence[Started], *, now: datetime
@@ -188,6 +201,11 @@ class ControlGroup(Action):
             )
             for started in runs
         }
+
+
+def _hoped(config: Config) -> str:
+    goal = config.get("goal")
+    return f"; goal: {say_goal(goal)}" if goal else ""
 
 
 def _clean_share(share: object, place: int) -> dict[str, Any]:

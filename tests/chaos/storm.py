@@ -373,8 +373,8 @@ def outstanding() -> dict[str, int]:
 def check(installation: Installation, kills: Counter[str]) -> list[str]:
     """What is wrong, in sentences."""
     from campaigns.models import Broadcast, Campaign, Run, TurnedAway
-    from campaigns.pages import equations
     from campaigns.report import report
+    from campaigns.report_page import equations
     from customers.models import Customer
     from events.models import Event, SystemEvent
     from messaging.models import Message
