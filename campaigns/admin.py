@@ -9,7 +9,12 @@ from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.db.models import Prefetch, QuerySet, prefetch_related_objects
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import (
+    HttpRequest,
+    HttpResponse,
+    HttpResponseRedirect,
+    StreamingHttpResponse,
+)
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
@@ -20,7 +25,7 @@ from django.views.decorators.http import require_POST
 from unfold.decorators import display
 from unfold.views import ChangeList
 
-from campaigns import drawing, exchange, pages, panels, rehearsing
+from campaigns import drawing, exchange, pages, panels, rehearsing, report_page
 from campaigns.desk import Desk
 from campaigns.editor import drawing_page, panel_view
 from campaigns.forms import NameForm, TriggerForm, media
@@ -133,6 +138,11 @@ class CampaignAdmin(ModelAdmin):
                 name="try_webhook",
             ),
             path("<int:pk>/report/", wrap(self.report_view), name="report"),
+            path(
+                "<int:pk>/report/<slug:what>.csv",
+                wrap(self.report_file_view),
+                name="report_file",
+            ),
             path("<int:pk>/runs/", wrap(self.runs_view), name="runs"),
             path("<int:pk>/rehearsal/", wrap(self.rehearsal_view), name="rehearsal"),
             path("<int:pk>/why/", wrap(self.why_view), name="why"),
@@ -219,7 +229,12 @@ class CampaignAdmin(ModelAdmin):
         return try_view(Desk.of(self, request, pk))
 
     def report_view(self, request: HttpRequest, pk: int) -> HttpResponse:
-        return pages.report_page(Desk.of(self, request, pk))
+        return report_page.page(Desk.of(self, request, pk))
+
+    def report_file_view(
+        self, request: HttpRequest, pk: int, what: str
+    ) -> StreamingHttpResponse:
+        return report_page.file(Desk.of(self, request, pk), what)
 
     def runs_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         return pages.runs_page(Desk.of(self, request, pk))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from functools import partial
 from typing import Annotated, Any
 
@@ -15,7 +15,9 @@ from drf_spectacular.utils import OpenApiParameter
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from campaigns import exchange, pace
+from campaigns import exchange, kept, pace
+from campaigns.chance import HARDLY_CHANCE, MAY_BE_CHANCE, TOO_EARLY
+from campaigns.days import MOST_DAYS, Days
 from campaigns.drawing import as_json, save_draft
 from campaigns.models import Campaign, Version
 from campaigns.publish import archive, pause, publish, resume
@@ -23,6 +25,7 @@ from campaigns.report import report
 from campaigns.why import Why, why
 from customers.api import find_customer
 from events.models import ApiKey, Scope
+from segments import moments
 from smartcomm.core.api import (
     LIST_PARAMETERS,
     ApiView,
@@ -37,6 +40,7 @@ from smartcomm.core.errors import Conflict, Invalid, NotFound
 from smartcomm.core.openapi import LIST, TEXT, operation
 
 Meta = msgspec.Meta
+FIRST_DAY, LAST_DAY = date(1970, 1, 2), date(2999, 12, 30)
 #: Ten years.
 MOST_HOURS = 24 * 3650
 
@@ -193,21 +197,106 @@ class StepReport(msgspec.Struct, rename={"in_": "in"}, forbid_unknown_fields=Tru
 class MessagesReport(msgspec.Struct, forbid_unknown_fields=True):
     """queued = sent + failed + suppressed + pending + unknown.
 
-    Delivered, opened and clicked are of those that were sent.
+    Delivered, opened and clicked are of those that were sent; null where no provider
+    has told of any.
     """
 
     queued: int
     sent: int
-    delivered: int
-    opened: int
-    clicked: int
+    delivered: int | None
+    opened: int | None
+    clicked: int | None
     failed: int
     suppressed: Annotated[dict[str, int], Meta(description="By reason.")]
     pending: int
     unknown: int
 
 
-class VersionReport(msgspec.Struct, forbid_unknown_fields=True):
+class GoalGroup(msgspec.Struct, forbid_unknown_fields=True):
+    """The customers who took one way out of a step with a goal, each of them once."""
+
+    way: str
+    customers: int
+    decided: Annotated[int, Meta(description="Whose days are over.")]
+    reached: Annotated[int, Meta(description="Who reached the goal, of the decided.")]
+    reached_so_far: Annotated[int, Meta(description="The same, of all customers.")]
+    rate: Annotated[
+        float | None, Meta(description="reached / decided; null where none is.")
+    ]
+
+
+class GoalComparison(
+    msgspec.Struct, forbid_unknown_fields=True, rename={"with_": "with"}
+):
+    """A group against the one that is held back, or against the first share.
+
+    Null where nobody of one of them is decided.
+    """
+
+    way: str
+    with_: str
+    difference: Annotated[
+        float | None, Meta(description="Of the rates; 0.02 is two points of a hundred.")
+    ]
+    low: Annotated[
+        float | None,
+        Meta(
+            description="From here to `high` lies the true difference, as sure as 95 % "
+            "for all comparisons of the step together (Newcombe's interval)."
+        ),
+    ]
+    high: float | None
+    uplift: Annotated[
+        float | None,
+        Meta(description="The difference in parts of the other's rate; null if 0."),
+    ]
+    verdict: Annotated[
+        str,
+        Meta(
+            extra_json_schema={"enum": [HARDLY_CHANCE, MAY_BE_CHANCE, TOO_EARLY]},
+        ),
+    ]
+
+
+class GoalReport(msgspec.Struct, forbid_unknown_fields=True):
+    """What a step that parts customers has brought. Counted in the background."""
+
+    step: str
+    goal: Annotated[str, Meta(description="In words.")]
+    days: int
+    measured_at: Annotated[datetime | None, Meta(description="Null: not measured yet.")]
+    problem: Annotated[str, Meta(description="Why it could not be, the last time.")]
+    groups: list[GoalGroup]
+    compared: list[GoalComparison]
+
+
+class StepDay(msgspec.Struct, rename={"in_": "in"}, forbid_unknown_fields=True):
+    """How many came to a step on a day, and which way they left."""
+
+    key: str
+    in_: int
+    out: dict[str, int]
+
+
+class DayReport(msgspec.Struct, forbid_unknown_fields=True):
+    """One day of a version, in the time zone of the installation.
+
+    waiting = waiting the day before + entered - finished - failed.
+    """
+
+    day: date
+    entered: int
+    finished: int
+    failed: int
+    waiting: Annotated[int, Meta(description="Under way at the end of the day.")]
+    steps: list[StepDay]
+    messages: Annotated[
+        MessagesReport,
+        Meta(description="Those queued on this day, and what has become of them."),
+    ]
+
+
+class VersionReport(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """entered + moved_in = finished + waiting + failed + moved_out."""
 
     version: int
@@ -221,6 +310,12 @@ class VersionReport(msgspec.Struct, forbid_unknown_fields=True):
     moved_out: Annotated[int, Meta(description="To later versions.")]
     steps: list[StepReport]
     messages: MessagesReport
+    goals: Annotated[
+        list[GoalReport], Meta(description="Of steps that part customers by chance.")
+    ]
+    days: Annotated[
+        list[DayReport] | msgspec.UnsetType, Meta(description="Only with by=day.")
+    ] = msgspec.UNSET
 
 
 class ReportOut(msgspec.Struct, forbid_unknown_fields=True):
@@ -228,6 +323,10 @@ class ReportOut(msgspec.Struct, forbid_unknown_fields=True):
 
     campaign: int
     name: str
+    counted_at: Annotated[
+        datetime,
+        Meta(description="Earlier than now where there is very much to count."),
+    ]
     versions: list[VersionReport]
 
 
@@ -285,6 +384,7 @@ FILE = {"format": exchange.FORMAT, "description": "", **DRAWING, "segments": {}}
 REPORT = {
     "campaign": 3,
     "name": "Back in stock",
+    "counted_at": "2026-11-21T09:30:00Z",
     "versions": [
         {
             "version": 1,
@@ -321,14 +421,15 @@ REPORT = {
             "messages": {
                 "queued": 4,
                 "sent": 2,
-                "delivered": 0,
-                "opened": 0,
-                "clicked": 0,
+                "delivered": None,
+                "opened": None,
+                "clicked": None,
                 "failed": 0,
                 "suppressed": {"no_consent": 1},
                 "pending": 1,
                 "unknown": 0,
             },
+            "goals": [],
         }
     ],
 }
@@ -594,8 +695,13 @@ class ArchiveCampaign(_Change):
         return self.change(pk, archive)
 
 
+#: Without `from` and `to`: so many days until today.
+USUAL_DAYS = 30
+
+
 class CampaignReport(ApiView):
     scopes = {"GET": Scope.READ}
+    parameters = frozenset({"by", "from", "to"})
 
     @operation(
         name="readCampaignReport",
@@ -604,13 +710,71 @@ class CampaignReport(ApiView):
         description="For every version: how many runs entered and where they are, for "
         "every step who came in and which way they left, and what became of the "
         "messages. entered + moved_in = finished + waiting + failed + moved_out; "
-        "queued = sent + failed + suppressed + pending + unknown.",
+        "queued = sent + failed + suppressed + pending + unknown. With "
+        "`by=day` each version has its days as well, in the time zone of the installation: who entered, finished and failed "
+        "on that day, the ways out of each step, and the messages queued on it.",
+        parameters=[
+            OpenApiParameter(
+                "by",
+                {"type": "string", "enum": ["day"]},
+                description="Add the numbers of each day.",
+            ),
+            OpenApiParameter(
+                "from",
+                {"type": "string", "format": "date"},
+                description="The first day, with `by=day`. Without it, the last "
+                f"{USUAL_DAYS} days up to `to`.",
+            ),
+            OpenApiParameter(
+                "to",
+                {"type": "string", "format": "date"},
+                description="The last day; without it, today. At most "
+                f"{MOST_DAYS} days at once.",
+            ),
+        ],
         answers={200: ReportOut},
         example=REPORT,
         problems=(400, 404),
     )
     def get(self, request: Request, pk: int) -> Response:
-        return Response(report(find_campaign(pk)))
+        now = timezone.now()
+        days, campaign = _days_asked(request, now=now), find_campaign(pk)
+        if days is None or days == Days.until(now, number=USUAL_DAYS):
+            counted = kept.reported(campaign, days=len(days) if days else 0, now=now)
+            return Response({**counted.answer, "counted_at": counted.at})
+        return Response({**report(campaign, days=days), "counted_at": now})
+
+
+def _days_asked(request: Request, *, now: datetime) -> Days | None:
+    by = read_text(request, "by")
+    if by not in ("", "day") or ("by" in request.query_params and not by):
+        raise BadParameter("“by” can only be day.", field="by")
+    first, last = _day_asked(request, "from"), _day_asked(request, "to")
+    if not by:
+        if first or last:
+            raise BadParameter("“from” and “to” go with by=day.", field="by")
+        return None
+    last = last or moments.today(now)
+    if first is None:
+        first = max(last, FIRST_DAY) - timedelta(days=USUAL_DAYS - 1)
+    if not FIRST_DAY <= first <= last <= LAST_DAY:
+        raise BadParameter("“from” is not after “to”, from 1970 to 2999.", field="from")
+    days = Days(first, last)
+    if len(days) > MOST_DAYS:
+        raise BadParameter(f"Ask for {MOST_DAYS} days at most.", field="from")
+    return days
+
+
+def _day_asked(request: Request, name: str) -> date | None:
+    text = read_text(request, name)
+    if name not in request.query_params:
+        return None
+    try:
+        return msgspec.convert(text, date)
+    except msgspec.ValidationError as error:
+        raise BadParameter(
+            f"“{name}” is a day such as 2026-11-30.", field=name
+        ) from error
 
 
 class CampaignWhy(ApiView):

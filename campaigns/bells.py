@@ -8,3 +8,5 @@ WALK = "campaigns.tasks.walk_broadcasts"
 REHEARSE = "campaigns.tasks.rehearse"
 #: Calls to systems outside.
 CALL = "campaigns.tasks.send_webhooks"
+#: Reports that are dear to count, and were looked at.
+COUNT = "campaigns.tasks.count_reports"

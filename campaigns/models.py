@@ -375,6 +375,51 @@ class Imbalance(models.Model):
         return f"{self.step}: {self.get_what_display()}"
 
 
+class Measurement(models.Model):
+    """How many of each group reached the goal of a step: see campaigns.measuring.
+
+    Kept with its time, since counting again for every look would be too dear.
+    """
+
+    step = models.OneToOneField(Step, models.CASCADE, related_name="measurement")
+    #: For each way: [{"way": ..., "customers": ..., "decided": ..., ...}].
+    groups = models.JSONField(default=list)
+    measured_at = models.DateTimeField(null=True)
+    took_ms = models.PositiveIntegerField(default=0)
+    #: Why it could not be measured the last time.
+    problem = models.TextField(blank=True)
+    due_at = models.DateTimeField(db_index=True)
+
+    def __str__(self) -> str:
+        return f"{self.step}, measured {self.measured_at}"
+
+
+class KeptReport(models.Model):
+    """A report that is dear to count, with its time: see campaigns.kept."""
+
+    campaign = models.ForeignKey(
+        Campaign, models.CASCADE, db_index=False, related_name="+"
+    )
+    #: With so many days until today; 0: without.
+    days = models.PositiveSmallIntegerField()
+    #: JSON as text: jsonb would put steps and ways in an order of its own.
+    answer = models.TextField()
+    counted_at = models.DateTimeField()
+    took_ms = models.PositiveIntegerField()
+    #: Somebody looked at it when it was old; empty once it has been counted anew.
+    wanted_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["campaign", "days"], name="kept_report_once"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.campaign}, {self.days} days, as of {self.counted_at}"
+
+
 class StepCount(models.Model):
     """How many went on at a step with a limit, in all or in one period of it.
 

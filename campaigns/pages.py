@@ -1,10 +1,9 @@
-"""The pages of a campaign beside its drawing: report, runs, versions, publishing."""
+"""The pages of a campaign beside its drawing: runs, versions, publishing."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -27,99 +26,14 @@ from campaigns.desk import DEEDS, Desk, page_context
 from campaigns.models import Broadcast, Campaign, Run, Version
 from campaigns.overdue import overdue
 from campaigns.portions import Progress, progress
-from campaigns.report import report
 from campaigns.way import moves, say_moved, stops, waits_for
 from events.models import EventField
-from messaging.models import Message
 from smartcomm.core.clock import database_now
 from smartcomm.core.errors import Invalid, Several, UserError
 from smartcomm.core.look import variables
 
 PER_PAGE = 50
 MAX_NAME: int = Campaign._meta.get_field("name").max_length  # type: ignore[assignment]
-
-
-# --- report -----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Equation:
-    """A sum that must hold, with its parts."""
-
-    total: str
-    number: int
-    parts: list[tuple[str, int]]
-
-    @property
-    def holds(self) -> bool:
-        return self.number == sum(number for _, number in self.parts)
-
-
-def equations(numbers: dict[str, Any]) -> list[Equation]:
-    """The two sums of a version's report."""
-    messages_ = numbers["messages"]
-    return [
-        Equation(
-            "entered",
-            numbers["entered"],
-            [(word, numbers[word]) for word in ("finished", "waiting", "failed")],
-        )
-        if not (numbers["moved_in"] or numbers["moved_out"])
-        else Equation(
-            "entered or moved in",
-            numbers["entered"] + numbers["moved_in"],
-            [
-                (word.replace("_", " "), numbers[word])
-                for word in ("finished", "waiting", "failed", "moved_out")
-            ],
-        ),
-        Equation(
-            "queued",
-            messages_["queued"],
-            [
-                ("sent", messages_["sent"]),
-                ("failed", messages_["failed"]),
-                ("suppressed", sum(messages_["suppressed"].values())),
-                ("pending", messages_["pending"]),
-                ("unknown", messages_["unknown"]),
-            ],
-        ),
-    ]
-
-
-def report_page(desk: Desk) -> HttpResponse:
-    """The numbers of one version, drawn on its picture."""
-    found = report(desk.campaign)["versions"]
-    asked = desk.request.GET.get("version", "")
-    numbers = next(
-        (one for one in found if str(one["version"]) == asked),
-        found[0] if found and not asked else None,
-    )
-    if numbers is None:
-        if asked:
-            raise Http404
-        return _page(desk, "report", "campaigns/report.html", versions=[])
-    version = next(one for one in desk.versions if one.number == numbers["version"])
-    shown = panels.show(
-        drawing.as_json(version), mode="reporting", figures=panels.figures_of(numbers)
-    )
-    reasons = dict(Message.Reason.choices)
-    return _page(
-        desk,
-        "report",
-        "campaigns/report.html",
-        versions=found,
-        numbers=numbers,
-        shown=shown,
-        equations=equations(numbers),
-        suppressed=sorted(
-            (
-                (reasons.get(reason, reason or "No reason"), count)
-                for reason, count in numbers["messages"]["suppressed"].items()
-            ),
-            key=lambda pair: -pair[1],
-        ),
-    )
 
 
 # --- runs and broadcasts ----------------------------------------------------------

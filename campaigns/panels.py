@@ -124,6 +124,8 @@ class Figures:
     waiting: int = 0
     failed: int = 0
     out: Mapping[str, int] = field(default_factory=dict)
+    #: Of those who entered; empty for the trigger, and where nobody did.
+    share: str = ""
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,7 @@ class WayFace:
     tone: str
     is_open: bool
     number: int | None = None
+    share: str = ""
 
 
 @dataclass(frozen=True)
@@ -268,12 +271,14 @@ class _Faces:
 
     def of_way(self, arrow: Arrow) -> WayFace:
         figures = self.figures.get(arrow.source) if arrow.source else None
+        number = figures.out.get(arrow.way, 0) if figures else None
         return WayFace(
             arrow,
             self._label(arrow),
             TONES.get(arrow.way, ""),
             is_open=arrow.target[0] == "end",
-            number=figures.out.get(arrow.way, 0) if figures else None,
+            number=number,
+            share=share(number or 0, self.figures[""].came_in) if figures else "",
         )
 
     def _label(self, arrow: Arrow) -> str:
@@ -299,6 +304,18 @@ class _Faces:
         return tuple(said)
 
 
+def share(part: int, whole: int) -> str:
+    """So many per cent; never “0 %” or “100 %” of what is not exactly that."""
+    if not whole:
+        return ""
+    percent = 100 * part / whole
+    if 0 < percent < 1:
+        return "< 1 %"
+    if 99 < percent < 100:
+        return "> 99 %"
+    return f"{percent:.0f} %"
+
+
 def figures_of(numbers: Mapping[str, Any]) -> dict[str, Figures]:
     """The numbers of one version of the report, by step."""
     figures = {
@@ -307,6 +324,7 @@ def figures_of(numbers: Mapping[str, Any]) -> dict[str, Figures]:
             waiting=step["waiting"],
             failed=step["failed"],
             out=step["out"],
+            share=share(step["in"], numbers["entered"]),
         )
         for step in numbers["steps"]
     }

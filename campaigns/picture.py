@@ -41,7 +41,7 @@ class Measures:
 
 
 READING = Measures()
-REPORTING = Measures(box=(264, 136), gap=84)
+REPORTING = Measures(box=(264, 136), way=164, gap=84)
 EDITING = Measures(mark=(116, 34), gap=104, stem=70)
 
 

@@ -114,6 +114,7 @@ def publish(
         )
         freeze_texts(version)
         _await_events(version)
+        _declare_goals(version)
         campaign.versions.filter(status=Version.Status.PUBLISHED).update(
             status=Version.Status.SUPERSEDED
         )
@@ -281,6 +282,14 @@ def _await_events(version: Version) -> None:
             name=step.config["event"], defaults={"kind": Kind.CUSTOMER}
         )
         step.save(update_fields=["event_type"])
+
+
+def _declare_goals(version: Version) -> None:
+    """So that no system event takes the name; nobody waits for a goal."""
+    for goal in version.steps.filter(config__has_key="goal").values_list(
+        "config__goal__event", flat=True
+    ):
+        EventType.objects.get_or_create(name=goal, defaults={"kind": Kind.CUSTOMER})
 
 
 def _check_event(

@@ -7,22 +7,33 @@ queued = sent + failed + suppressed + pending + unknown.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 from django.db.models import Count, Value
 
+from campaigns.days import Days, Told, by_day
+from campaigns.measuring import goals_of
 from campaigns.models import Campaign, MovedRun, Passage, Run, Version
 from messaging.models import Message
 
 #: Where a row stands for runs that were moved from a step to a step.
 MOVED = "moved"
+#: What only a provider can tell, in the order in which it happens.
+TOLD_BY_PROVIDERS = (
+    Message.Status.DELIVERED,
+    Message.Status.OPENED,
+    Message.Status.CLICKED,
+)
 
 
-def report(campaign: Campaign) -> dict[str, Any]:
-    """The report as in the API: one entry for each version that was published.
+def report(campaign: Campaign, *, days: Days | None = None) -> dict[str, Any]:
+    """The report as in the API, counted anew: one entry for each version that was
+    published, with each of these days.
 
-    Five queries. Each equation is over rows of one query, so it holds at any moment: a
-    run counts as entered in the version it entered by, and stands in that of its step.
+    Six queries, nine with days. Each equation is over rows of one query, so it holds at
+    any moment: a run counts as entered in the version it entered by, and stands in that
+    of its step.
     """
     versions = list(
         Version.objects.filter(campaign=campaign)
@@ -34,42 +45,45 @@ def report(campaign: Campaign) -> dict[str, Any]:
         Run.objects.filter(version__in=versions)
         .order_by()
         .values_list("version_id", "step_id", "status")
-        .annotate(count=Count("pk"))
+        .annotate(count=Count("*"))
     )
     moved = (
         MovedRun.objects.filter(move__campaign=campaign)
         .order_by()
         .values_list("from_step_id", "to_step_id")
-        .annotate(status=Value(MOVED), count=Count("pk"))
+        .annotate(status=Value(MOVED), count=Count("*"))
     )
     passages = (
         Passage.objects.filter(step__version__in=versions)
         .values_list("step_id", "way")
-        .annotate(count=Count("pk"))
+        .annotate(count=Count("*"))
         .order_by()
     )
     messages = (
         Message.objects.filter(campaign_id=campaign.pk, is_test=False)
         .values_list("version_id", "status", "reason")
-        .annotate(count=Count("pk"))
+        .annotate(count=Count("*"))
         .order_by()
     )
-    return _compose(
-        campaign,
-        versions,
-        list(runs.union(moved, all=True)),
-        list(passages),
-        list(messages),
+    found = _compose(
+        versions, list(runs.union(moved, all=True)), list(passages), list(messages)
     )
+    goals = goals_of(versions)
+    told = by_day(campaign.pk, versions, days) if days is not None else {}
+    for version, numbers in zip(versions, found, strict=True):
+        numbers["goals"] = goals[version.pk]
+        if days is not None:
+            numbers["days"] = list(_days(version, days, told[version.pk]))
+    _hide_untold(found)
+    return {"campaign": campaign.pk, "name": campaign.name, "versions": found}
 
 
 def _compose(
-    campaign: Campaign,
     versions: list[Version],
     runs: list[tuple[int, int, str, int]],
     passages: list[tuple[int, str, int]],
     messages: list[tuple[int, str, str, int]],
-) -> dict[str, Any]:
+) -> list[dict[str, Any]]:
     entered: dict[int, int] = defaultdict(int)
     standing: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for of, step_id, status, count in runs:
@@ -124,7 +138,34 @@ def _compose(
                 ),
             }
         )
-    return {"campaign": campaign.pk, "name": campaign.name, "versions": found}
+    return found
+
+
+def _days(version: Version, days: Days, told: Told) -> Iterator[dict[str, Any]]:
+    """One entry for each day."""
+    steps = list(version.steps.all())
+    for place, day in enumerate(days):
+        came: dict[str | None, int] = defaultdict(int)
+        came[version.start] = told.entered[place]
+        for step in steps:
+            for way, count in told.left[step.key][place].items():
+                came[step.next.get(way)] += count
+        yield {
+            "day": day,
+            "entered": told.entered[place],
+            "finished": told.finished[place],
+            "failed": told.failed[place],
+            "waiting": told.waiting[place],
+            "steps": [
+                {
+                    "key": step.key,
+                    "in": came[step.key],
+                    "out": dict.fromkeys(step.next, 0) | told.left[step.key][place],
+                }
+                for step in steps
+            ],
+            "messages": message_counts(told.messages[place]),
+        }
 
 
 def message_counts(rows: list[tuple[str, str, int]]) -> dict[str, Any]:
@@ -147,9 +188,18 @@ def message_counts(rows: list[tuple[str, str, int]]) -> dict[str, Any]:
             counts["pending"] += count
         else:
             counts[state] += count
-    reached = (status.CLICKED, status.OPENED, status.DELIVERED)
-    for i, state in enumerate(reached):
+    for i, state in enumerate(TOLD_BY_PROVIDERS):
         counts[state.value] = sum(
-            count for found, _, count in rows if found in reached[: i + 1]
+            count for found, _, count in rows if found in TOLD_BY_PROVIDERS[i:]
         )
     return counts
+
+
+def _hide_untold(versions: list[dict[str, Any]]) -> None:
+    """Where no provider has told of any such message, nobody knows that there is none:
+    None, and not 0."""
+    for state in TOLD_BY_PROVIDERS:
+        if not any(numbers["messages"][state] for numbers in versions):
+            for numbers in versions:
+                for counts in (numbers, *numbers.get("days", ())):
+                    counts["messages"][state.value] = None

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from celery import shared_task
 
-from campaigns import broadcast, checker, dispatch, engine, moving
-from campaigns.bells import CALL, REHEARSE, TICK, WALK
+from campaigns import broadcast, checker, dispatch, engine, kept, measuring, moving
+from campaigns.bells import CALL, COUNT, REHEARSE, TICK, WALK
 from campaigns.rehearsal import orders
 from campaigns.webhooks import send
 from smartcomm.core import doorbell
@@ -94,6 +94,21 @@ def check() -> None:
     end = time.monotonic() + SECONDS
     while checker.check_next() and time.monotonic() < end and not is_stopping():
         pass
+
+
+@shared_task(name="campaigns.tasks.measure")
+def measure() -> None:
+    """Who reached the goals of campaigns, one step after the other."""
+    end = time.monotonic() + SECONDS
+    while measuring.measure_next() and time.monotonic() < end and not is_stopping():
+        pass
+
+
+@shared_task(name=COUNT)
+def count_reports() -> None:
+    """Reports that are dear to count and were looked at."""
+    doorbell.answer(COUNT)
+    _until_done(kept.count_next, again=COUNT)
 
 
 def _until_done(work: Callable[[], int], *, again: str) -> None:

@@ -126,14 +126,46 @@ def events_matching(
     """Which of these events have a context that meets all conditions."""
     if not where:
         return set(event_ids)
-    compiler = _Compiler(dictionary=Dictionary.of_fields(event_type_id), now=now)
     query = sql(
         "SELECT id FROM {} WHERE id = ANY({}::bigint[]) AND {}",
         Sql("events_systemevent" if system else "events_event"),
         list(event_ids),
-        join(" AND ", compiler.where(where, event_type_id)),
+        context_meets(where, event_type_id=event_type_id, now=now),
     )
     return {row[0] for row in fetch_all(query.text, query.params)}
+
+
+def context_meets(
+    where: tuple[rules.FieldIs, ...],
+    *,
+    event_type_id: int,
+    now: datetime,
+    document: str = "context",
+    started_by: str = "",
+) -> Sql:
+    """The condition that an event's context meets all of these, for a query that has
+    it under the name `document`.
+
+    With `started_by`, the context of another event in the same row, a line with “=” or
+    “!=” may ask for a `$field_code` of that one: many events, each with its own.
+    """
+    compiler = _Compiler(dictionary=Dictionary.of_fields(event_type_id), now=now)
+    fixed = [line for line in where if not isinstance(line.value, EventValue)]
+    conditions = compiler.where(fixed, event_type_id, document)
+    for line in where:
+        if isinstance(line.value, EventValue):
+            other = JsonPlace(started_by, tuple(line.value.path.split(".")))
+            place = compiler.dictionary.place(event_type_id, line.field, document)
+            is_same = sql("{} = {}", same_key(place), same_key(other))
+            # What has no such field to compare with meets neither.
+            conditions += [
+                sql("{} IS NOT NULL", same_key(other)),
+                sql(
+                    "COALESCE({}, FALSE)" if line.op == "=" else "{} IS NOT TRUE",
+                    sql("({})", is_same),
+                ),
+            ]
+    return join(" AND ", conditions or [Sql("TRUE")])
 
 
 def event_fits(

@@ -230,6 +230,8 @@ CELERY_TASK_ROUTES = {
     "campaigns.tasks.walk_broadcasts": {"queue": "broadcasts"},
     "campaigns.tasks.rehearse": {"queue": "imports"},
     "campaigns.tasks.check": {"queue": "imports"},
+    "campaigns.tasks.measure": {"queue": "imports"},
+    "campaigns.tasks.count_reports": {"queue": "imports"},
     "campaigns.tasks.send_webhooks": {"queue": "webhooks"},
     "messaging.tasks.*": {"queue": "messages"},
     "segments.tasks.*": {"queue": "segments"},
@@ -260,6 +262,8 @@ CELERY_BEAT_SCHEDULE = {
         ("replays", "events.tasks.advance_replays", TICK_SECONDS),
         ("imports", "events.tasks.run_imports", 2 * TICK_SECONDS),
         ("campaign checks", "campaigns.tasks.check", 60),
+        ("campaign goals", "campaigns.tasks.measure", 60),
+        ("campaign reports", "campaigns.tasks.count_reports", 2 * TICK_SECONDS),
         ("rehearsals", "campaigns.tasks.rehearse", TICK_SECONDS),
     ]
 }

@@ -11,7 +11,8 @@ from typing import Any
 from campaigns import graph
 from campaigns.graph import Problem
 from campaigns.models import Step, Version
-from events.models import EventField, EventType
+from events.models import EventField, EventType, Kind
+from segments import rules
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,32 @@ def unseen(
                 step,
                 f"{who} asks for “{code}”, which no “{event_type.name}” has had yet.",
             )
+
+
+def named_event(step: Step, asked: dict[str, Any], what: str) -> Iterator[Problem]:
+    """An event of the customer, with conditions, that a step asks for by its name."""
+    name = asked["event"]
+    event_type = EventType.objects.filter(name=name).first()
+    if event_type is None:
+        yield warning(
+            step,
+            f"{what} “{name}”, which has not been seen yet. It is declared now; check "
+            "that the name is spelt as it will be sent.",
+        )
+    elif event_type.kind != Kind.CUSTOMER:
+        yield error(
+            step,
+            f"{what} “{name}”, which is a system event and of no customer. Choose "
+            "another event.",
+        )
+    else:
+        where = rules.parse_where(asked["where"], event_values=True)
+        yield from unseen(
+            {line.field for line in where},
+            event_type,
+            who=f"The step “{step.key}”",
+            step=step.key,
+        )
 
 
 def outermost(code: str) -> str:

@@ -30,12 +30,11 @@ from campaigns.actions.base import (
     WaitUntil,
     only,
 )
-from campaigns.actions.checks import Draft, error, unseen, warning
+from campaigns.actions.checks import Draft, named_event
 from campaigns.actions.values import lacking, read_event_name
 from campaigns.actions.wait import UNITS, long_wait, read_span, say_span, span_initial
 from campaigns.graph import Problem
 from campaigns.models import Passage, Step
-from events.models import EventType, Kind
 from events.wire import MAX_NAME
 from segments import rules
 from segments.builder import WhereField
@@ -131,28 +130,7 @@ class WaitForEvent(Action):
         return rules.event_values(rules.parse_where(config["where"], event_values=True))
 
     def check(self, step: Step, draft: Draft) -> Iterator[Problem]:
-        name = step.config["event"]
-        event_type = EventType.objects.filter(name=name).first()
-        if event_type is None:
-            yield warning(
-                step,
-                f"“{step.key}” waits for “{name}”, which has not been seen yet. It is "
-                "declared now; check that the name is spelt as it will be sent.",
-            )
-        elif event_type.kind != Kind.CUSTOMER:
-            yield error(
-                step,
-                f"“{step.key}” waits for “{name}”, which is a system event and of no "
-                "customer. Choose another event.",
-            )
-        else:
-            where = rules.parse_where(step.config["where"], event_values=True)
-            yield from unseen(
-                {line.field for line in where},
-                event_type,
-                who=f"The step “{step.key}”",
-                step=step.key,
-            )
+        yield from named_event(step, step.config, f"“{step.key}” waits for")
         span = timedelta(**{step.config["unit"]: step.config["for"]})
         yield from long_wait(step, span, f"for {self.describe(step.config)}")
         yield from super().check(step, draft)

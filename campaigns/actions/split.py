@@ -26,11 +26,19 @@ from campaigns.actions.base import (
     Started,
     only,
 )
-from campaigns.actions.checks import Draft, error
+from campaigns.actions.checks import Draft, error, warning
+from campaigns.actions.goal import (
+    GoalForm,
+    check_goal,
+    clean_goal,
+    goal_codes,
+    say_goal,
+)
 from campaigns.actions.send import SENDING
 from campaigns.graph import Problem
 from campaigns.models import Run, Step
 
+AB_SPLIT, CONTROL_GROUP = "ab_split", "control_group"
 LEAST_SHARES, MOST_SHARES = 2, 6
 #: A way: as long as there is room for it.
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ -]{0,31}")
@@ -80,18 +88,20 @@ class SharesField(forms.Field):
         return [{**row, "percent": _number(row["percent"])} for row in rows]
 
 
-class AbSplitForm(forms.Form):
+class AbSplitForm(GoalForm):
     shares = SharesField(
         label="Ways, and the part of customers who take each",
         initial=[{"name": "A", "percent": 50}, {"name": "B", "percent": 50}],
         help_text="Together they are 100 %. A customer always takes the same way.",
     )
+    field_order = ("shares",)
 
 
 class AbSplit(Action):
-    """`{"shares": [{"name": "A", "percent": 50}, {"name": "B", "percent": 50}]}`."""
+    """`{"shares": [{"name": "A", "percent": 50}, {"name": "B", "percent": 50}]}`, and
+    if it is to be measured a `goal`: see goal.py."""
 
-    name = "ab_split"
+    name = AB_SPLIT
     label = "A/B split"
     is_idle = True
     symbol = "call_split"
@@ -104,7 +114,7 @@ class AbSplit(Action):
         return tuple(str(share["name"]) for share in shares)
 
     def clean(self, config: Config) -> Config:
-        only(config, {"shares"})
+        only(config, {"shares", "goal"})
         shares = config.get("shares")
         if (
             not isinstance(shares, list)
@@ -127,12 +137,20 @@ class AbSplit(Action):
             raise ConfigInvalid(
                 f"The shares are {total} % together. Make them 100 %.", field="shares"
             )
-        return {"shares": cleaned}
+        return {"shares": cleaned, **clean_goal(config)}
 
     def describe(self, config: Config) -> str:
-        return ", ".join(
+        shares = ", ".join(
             f"{share['name']} {share['percent']} %" for share in config["shares"]
         )
+        return shares + _hoped(config)
+
+    def event_codes(self, config: Config) -> set[str]:
+        return goal_codes(config)
+
+    def check(self, step: Step, draft: Draft) -> Iterator[Problem]:
+        yield from check_goal(step)
+        yield from super().check(step, draft)
 
     def execute(
         self, step: Step, runs: Sequence[Started], *, now: datetime
@@ -147,7 +165,7 @@ class AbSplit(Action):
         return outcomes
 
 
-class ControlGroupForm(forms.Form):
+class ControlGroupForm(GoalForm):
     percent = forms.IntegerField(
         label="In the control group (%)",
         min_value=1,
@@ -158,12 +176,14 @@ class ControlGroupForm(forms.Form):
             "each group did what you hope for."
         ),
     )
+    field_order = ("percent",)
 
 
 class ControlGroup(Action):
-    """`{"percent": 10}`: so many take the way `control`."""
+    """`{"percent": 10, "goal": {...}}`: so many take the way `control`. The goal may be
+    left out: see goal.py."""
 
-    name = "control_group"
+    name = CONTROL_GROUP
     label = "Control group"
     is_idle = True
     symbol = "science"
@@ -172,19 +192,23 @@ class ControlGroup(Action):
     form = ControlGroupForm
 
     def clean(self, config: Config) -> Config:
-        only(config, {"percent"})
+        only(config, {"percent", "goal"})
         percent = config.get("percent")
         if type(percent) is not int or not 1 <= percent <= 99:
             raise ConfigInvalid(
                 "“percent” is a whole number from 1 to 99.", field="percent"
             )
-        return {"percent": percent}
+        return {"percent": percent, **clean_goal(config)}
 
     def describe(self, config: Config) -> str:
-        return f"{config['percent']} % are held back"
+        return f"{config['percent']} % are held back{_hoped(config)}"
+
+    def event_codes(self, config: Config) -> set[str]:
+        return goal_codes(config)
 
     def check(self, step: Step, draft: Draft) -> Iterator[Problem]:
-        """Whoever is held back is not written to, whatever way they take."""
+        """Whoever is held back is not written to, whatever way they take; and a goal
+        tells what it is for."""
         held_back = step.next.get(CONTROL)
         after = draft.after(held_back) if held_back else set()
         for other in draft.drawing["steps"]:
@@ -194,6 +218,13 @@ class ControlGroup(Action):
                     f"“{step.key}” holds customers back, and the way of those leads "
                     f"to “{other['key']}”, which writes to them. Lead it elsewhere.",
                 )
+        yield from check_goal(step)
+        if "goal" not in step.config:
+            yield warning(
+                step,
+                f"“{step.key}” holds customers back and has no goal, so nothing will "
+                "be measured. Say what you hope they do.",
+            )
         yield from super().check(step, draft)
 
     def execute(
@@ -206,6 +237,11 @@ class ControlGroup(Action):
             )
             for started in runs
         }
+
+
+def _hoped(config: Config) -> str:
+    goal = config.get("goal")
+    return f"; goal: {say_goal(goal)}" if goal else ""
 
 
 def _clean_share(share: object, place: int) -> dict[str, Any]:

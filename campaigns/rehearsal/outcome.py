@@ -41,7 +41,8 @@ def outcome(version: Version, replayed: Replayed) -> dict[str, Any]:
     """The numbers and samples of a rehearsal. A constant number of queries."""
     campaign = Campaign.objects.get(pk=version.campaign_id)
     [numbers] = report(campaign)["versions"]
-    numbers.pop("published_at")
+    for real in ("published_at", "goals"):
+        numbers.pop(real)
     zone = timezone.get_default_timezone_name()
     return {
         "events": replayed.events,

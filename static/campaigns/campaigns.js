@@ -74,11 +74,21 @@
     body.prepend(note);
   }
 
-  let place = null, cameFrom = {};
+  let place = null, cameFrom = {}, opened = [];
   document.addEventListener("htmx:beforeSwap", () => {
     const box = scroller();
     place = box && [box.scrollLeft, box.scrollTop];
     cameFrom = { ...panel()?.dataset };
+    opened = [...document.querySelectorAll("#cp-report details[open]")].map((one) => one.id);
+  });
+
+  // The report follows what happens, and stays as it was looked at.
+  document.addEventListener("htmx:afterSwap", () => {
+    if (!document.getElementById("cp-report")) return;
+    arrange();
+    const box = scroller();
+    if (box && place) [box.scrollLeft, box.scrollTop] = place;
+    opened.forEach((id) => document.getElementById(id)?.setAttribute("open", ""));
   });
 
   document.addEventListener("htmx:afterSettle", (event) => {

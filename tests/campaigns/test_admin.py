@@ -19,8 +19,8 @@ from campaigns.broadcast import walk_broadcasts
 from campaigns.dispatch import dispatch_events, dispatch_system_events
 from campaigns.engine import advance_runs, settle_runs
 from campaigns.models import Broadcast, Campaign, Run, Version
-from campaigns.pages import equations
 from campaigns.report import report
+from campaigns.report_page import equations
 from campaigns.way import stops
 from messaging import askers
 from messaging.askers import Asker

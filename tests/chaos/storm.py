@@ -593,8 +593,8 @@ def doubts(
 def check(installation: Installation, kills: list[Kill]) -> list[str]:
     """What is wrong, in sentences."""
     from campaigns.models import Broadcast, Campaign, Run, TurnedAway
-    from campaigns.pages import equations
     from campaigns.report import report
+    from campaigns.report_page import equations
     from customers.models import Customer
     from events.models import Event, SystemEvent
     from messaging.models import Message
