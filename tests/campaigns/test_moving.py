@@ -15,9 +15,9 @@ from campaigns.checker import what_is_off
 from campaigns.dispatch import dispatch_events
 from campaigns.engine import advance_runs, settle_calls, settle_runs
 from campaigns.models import Move, MovedRun, Passage, Run, WebhookCall
-from campaigns.pages import equations
 from campaigns.publish import archive, pause, resume
 from campaigns.report import report
+from campaigns.report_page import equations
 from campaigns.why import why
 from messaging.models import Message
 from smartcomm.core.errors import Conflict

@@ -24,8 +24,8 @@ from campaigns.checker import what_is_off
 from campaigns.dispatch import dispatch_events
 from campaigns.engine import advance_runs, settle_runs
 from campaigns.models import Campaign, Move, MovedRun, Passage, Run
-from campaigns.pages import equations
 from campaigns.report import report
+from campaigns.report_page import equations
 from events.models import Event, PendingEvent
 from messaging.models import Delivery, Message
 from messaging.send import send_messages
