@@ -711,8 +711,8 @@ class CampaignReport(ApiView):
         "every step who came in and which way they left, and what became of the "
         "messages. entered + moved_in = finished + waiting + failed + moved_out; "
         "queued = sent + failed + suppressed + pending + unknown. With "
-        "`by=day` each version has its days as well, in the time zone of the installation: who entered, finished and failed "
-        "on that day, the ways out of each step, and the messages queued on it.",
+        "`by=day` each version has its days as well, in the time zone of the "
+        "installation: who entered, finished and failed on that day, the ways out of each step, and the messages queued on it.",
         parameters=[
             OpenApiParameter(
                 "by",
