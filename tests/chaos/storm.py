@@ -254,6 +254,8 @@ def main() -> int:
     arguments.add_argument("--seed", type=int, default=1)
     arguments.add_argument("--every", type=float, default=1, help="seconds, a kill")
     options = arguments.parse_args()
+    # Whoever ends it wants an end of all that it started.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     # That the database goes away is known.
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
     library = faketime()
@@ -573,7 +575,7 @@ class Doubt:
 
 
 def doubts(
-    unknown: Iterable[tuple[int, datetime]], kills: Iterable[Kill]
+    unknown: Iterable[tuple[int, datetime | None]], kills: Iterable[Kill]
 ) -> tuple[list[Doubt], list[int]]:
     """Unknown messages, (id, sending since), by the kill that left them: the first one
     since that may have taken their worker. And those that no kill explains."""
@@ -582,7 +584,9 @@ def doubts(
     unexplained = []
     for pk, since in unknown:
         # A kill is written down a moment after it.
-        kill = next((one for one in deadly if one.at >= since.timestamp()), None)
+        kill = next(
+            (one for one in deadly if since and one.at >= since.timestamp()), None
+        )
         if kill is None:
             unexplained.append(pk)
         else:
