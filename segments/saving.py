@@ -229,12 +229,7 @@ def checked(wanted: Wanted, segment: Segment) -> Wanted:
     if segment.is_static:
         if wanted.rule is not None:
             raise Invalid("A list has no rule.", field="rule")
-        if wanted.is_watched:
-            raise Invalid(
-                "A list records no events: its customers come and go by hand.",
-                field="watched",
-            )
-        return Wanted(name, wanted.description)
+        return Wanted(name, wanted.description, is_watched=wanted.is_watched)
     rule = rules.parse(wanted.rule)
     data = rules.to_json(rule)
     if data != segment.rule:
