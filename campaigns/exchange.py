@@ -102,12 +102,9 @@ def read(
 
 
 def _in_trigger(trigger: Mapping[str, Any]) -> set[int]:
-    """The segments that “segment.entered” or “segment.left” are asked to be of."""
-    return {
-        line["value"]
-        for line in _about_segments(trigger)
-        if type(line.get("value")) is int
-    }
+    """The segments that the trigger, or an event it asks for, is about."""
+    asked = {line.get("value") for line in _about_segments(trigger)}
+    return {pk for pk in {*asked, trigger.get("segment")} if type(pk) is int}
 
 
 def _about_segments(trigger: object) -> list[dict[str, Any]]:

@@ -84,8 +84,12 @@ class Version(models.Model):
         SUPERSEDED = "superseded", "Superseded"
 
     class Trigger(models.TextChoices):
-        EVENT = "event", "Event X occurred"
-        SYSTEM_EVENT = "system_event", "System event X occurred"
+        EVENT = "event", "Event occurred"
+        SYSTEM_EVENT = "system_event", "System event occurred"
+        SEGMENT_ENTERED = "segment_entered", "Segment entered"
+        SEGMENT_LEFT = "segment_left", "Segment left"
+        DATE = "date", "Date reached"
+        SCHEDULE = "schedule", "Planned time"
 
     class Entry(models.TextChoices):
         EVERY_EVENT = "every_event", "At every event"
@@ -106,6 +110,10 @@ class Version(models.Model):
     max_age_hours = models.PositiveIntegerField(
         "ignore events older than (hours)", default=72
     )
+    #: What only this kind of trigger has; see campaigns.triggers.
+    trigger_config = models.JSONField(default=dict, blank=True)
+    #: When it starts next by itself; empty: events start it, or it never will again.
+    next_at = models.DateTimeField(null=True, blank=True, editable=False)
     entry_rule = models.CharField(
         "a customer may enter", max_length=16, choices=Entry, default=Entry.EVERY_EVENT
     )
@@ -138,6 +146,13 @@ class Version(models.Model):
                 condition=models.Q(status="draft"),
                 name="version_one_draft",
             ),
+        ]
+        indexes: ClassVar = [
+            models.Index(
+                fields=["next_at"],
+                name="version_planned",
+                condition=models.Q(status="published", next_at__isnull=False),
+            )
         ]
 
     def __str__(self) -> str:

@@ -26,9 +26,11 @@ from campaigns.desk import DEEDS, Desk, page_context
 from campaigns.models import Broadcast, Campaign, Run, Version
 from campaigns.overdue import overdue
 from campaigns.report import report
+from campaigns.triggers import trigger_of
 from campaigns.way import stops, waits_for
 from events.models import EventField
 from messaging.models import Message
+from segments.answers import on
 from smartcomm.core.errors import Invalid, Several, UserError
 from smartcomm.core.look import variables
 
@@ -331,15 +333,13 @@ def _place(desk: Desk, field: str) -> str:
 
 def _what_it_will_do(desk: Desk) -> list[str]:
     definition = desk.definition
-    trigger = definition["trigger"]
-    is_system = trigger["kind"] == Version.Trigger.SYSTEM_EVENT
-    enters = "all customers are looked at" if is_system else "its customer enters"
+    trigger, told = trigger_of(definition)
     sentences = [
-        f"When {panels.say_trigger(definition, verb='occurs')}, {enters}.",
+        *trigger.meaning(told),
         f"A customer may {panels.say_entry(definition)}.",
-        "What has occurred before starts nothing; an event that comes in more than"
-        f" {trigger['max_age_hours']} hours late starts nothing either.",
     ]
+    if desk.draft is not None and (times := desk.next_times(desk.draft)):
+        sentences.insert(1, f"The next times: {', '.join(map(on, times))}.")
     channels = Counter(
         str(action.channel.label)
         for step in definition["steps"]

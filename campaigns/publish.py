@@ -12,7 +12,7 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
-from campaigns import graph, overdue
+from campaigns import graph, overdue, planned
 from campaigns.actions import ACTIONS
 from campaigns.actions.base import ANSWERS
 from campaigns.actions.customer import AddToList, RemoveFromList
@@ -25,6 +25,7 @@ from campaigns.bells import TICK
 from campaigns.drawing import DrawingInvalid, as_json
 from campaigns.engine import ARCHIVED
 from campaigns.models import Campaign, Run, StateChange, Step, Version
+from campaigns.triggers import PLANNED, TRIGGERS
 from campaigns.webhooks import answers
 from campaigns.webhooks import queue as calls
 from customers.models import MailingCategory
@@ -59,17 +60,17 @@ def check(version: Version) -> Findings:
     """Ask whether a draft is sound: its graph, its rules, its texts."""
     findings = Findings()
     drawing = as_json(version)
-    if not version.event_name.strip():
-        findings.errors.append(
-            DrawingInvalid("Choose the event that starts it.", field="trigger.event")
-        )
     for problem in graph.problems(drawing, ways=_WAYS):
         if problem.level == "error":
             findings.errors.append(DrawingInvalid(problem.message, field=problem.step))
         else:
             findings.warnings.append(problem.message)
     event_type = EventType.objects.filter(name=version.event_name).first()
-    _check_event(version, event_type, findings)
+    for found in TRIGGERS[version.trigger_kind].check(version):
+        if isinstance(found, UserError):
+            findings.errors.append(found)
+        else:
+            findings.warnings.append(found)
     for step in version.steps.all():
         _check_step(step, version, event_type, drawing, findings)
     return findings
@@ -91,16 +92,16 @@ def publish(campaign: Campaign, *, user: AbstractBaseUser | None = None) -> Publ
         findings = check(version)
         if findings.errors:
             raise Several(findings.errors)
-        version.event_type, _ = EventType.objects.get_or_create(
-            name=version.event_name, defaults={"kind": _KINDS[version.trigger_kind]}
-        )
+        now = timezone.now()
+        version.event_type = TRIGGERS[version.trigger_kind].prepare(version)
+        planned.hand_over(campaign, planned.at_work(campaign), version, now=now)
         freeze_texts(version)
         _await_events(version)
         campaign.versions.filter(status=Version.Status.PUBLISHED).update(
             status=Version.Status.SUPERSEDED
         )
         version.status = Version.Status.PUBLISHED
-        now = version.published_at = timezone.now()
+        version.published_at = now
         version.published_by = user  # type: ignore[assignment]
         version.save()
         if campaign.status == Campaign.Status.DRAFT:
@@ -159,10 +160,6 @@ def archive(campaign: Campaign) -> None:
         _mark_awaited()
 
 
-_KINDS = {
-    Version.Trigger.EVENT.value: Kind.CUSTOMER,
-    Version.Trigger.SYSTEM_EVENT.value: Kind.SYSTEM,
-}
 _WAYS = {name: action.ways for name, action in ACTIONS.items()}
 
 
@@ -193,7 +190,7 @@ def _mark_awaited() -> None:
             event_type=OuterRef("pk"),
             status=Version.Status.PUBLISHED,
             campaign__status=Campaign.Status.PUBLISHED,
-        )
+        ).exclude(trigger_kind__in=PLANNED)
     ) | Exists(
         # By runs of versions that were superseded as well, and while it is paused.
         Step.objects.filter(
@@ -227,29 +224,6 @@ def _await_events(version: Version) -> None:
             name=step.config["event"], defaults={"kind": Kind.CUSTOMER}
         )
         step.save(update_fields=["event_type"])
-
-
-def _check_event(
-    version: Version, event_type: EventType | None, findings: Findings
-) -> None:
-    if event_type is None:
-        if version.event_name:
-            findings.warnings.append(
-                f"No event “{version.event_name}” has been seen yet. It is declared "
-                "now; check that the name is spelt as it will be sent."
-            )
-        return
-    if event_type.kind != _KINDS[version.trigger_kind]:
-        findings.errors.append(
-            DrawingInvalid(
-                f"“{event_type.name}” is a {event_type.get_kind_display().lower()}. "
-                "Choose the other trigger, or another event.",
-                field="trigger.event",
-            )
-        )
-        return
-    where = rules.parse_where(version.where)
-    _warn_of_unseen({line.field for line in where}, event_type, "The trigger", findings)
 
 
 def _check_step(
@@ -303,11 +277,15 @@ def _check_step(
         _check_control(step, drawing, findings)
     elif isinstance(action, Send):
         texts = [step.config[name] for name in action.texts]
-        for finding in contract.check(texts, version.event_name):
+        known = TRIGGERS[version.trigger_kind].carries is None
+        for finding in contract.check(texts, version.event_name if known else ""):
             findings.warnings.append(f"In “{step.key}”: {finding.message}")
     _check_answers(step, _answers_used(step), drawing, findings)
     if step.action == CALL_WEBHOOK and event_type is not None:
         _check_hidden(step, event_type, findings)
+    if TRIGGERS[version.trigger_kind].carries is not None:
+        _check_carried(step, version, findings)
+        return
     word = "filter" if step.action == "filter_customers" else "step"
     _warn_of_unseen(
         {
@@ -319,6 +297,29 @@ def _check_step(
         f"The {word} “{step.key}”",
         findings,
     )
+
+
+def _check_carried(step: Step, version: Version, findings: Findings) -> None:
+    """An event that we record ourselves says this, and never anything else."""
+    carried = TRIGGERS[version.trigger_kind].carries or {}
+    action = ACTIONS[step.action]
+    codes = set(action.event_codes(step.config))
+    if isinstance(action, Send):
+        for name in action.texts:
+            for variable in render.variables(step.config[name]):
+                path = variable.removeprefix(contract.CONTEXT)
+                if path != variable:
+                    codes.add(path)
+    for code in sorted(codes):
+        if code in carried or code.startswith(answers.PREFIX):
+            continue
+        findings.errors.append(
+            DrawingInvalid(
+                f"“{step.key}” asks for “{code}”, which “{version.event_name}” never "
+                f"has; it says {', '.join(carried)}.",
+                field=step.key,
+            )
+        )
 
 
 def _answers_used(step: Step) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -15,8 +16,6 @@ from campaigns import editing, panels
 from campaigns.actions import ACTIONS
 from campaigns.desk import Definition, Desk
 from campaigns.forms import (
-    EVENT_INPUT,
-    KINDS,
     KeyForm,
     NameForm,
     TriggerForm,
@@ -25,8 +24,10 @@ from campaigns.forms import (
     trigger_initial,
 )
 from campaigns.picture import ways_out
+from campaigns.triggers import event_of, trigger_of
+from campaigns.triggers.event import EVENT_INPUT
 from customers.models import Attribute
-from events.models import EventField, EventType
+from events.models import EventField, EventType, Kind
 from messaging.models import Template
 from messaging.render import FIELDS, VARIABLES
 from smartcomm.core.errors import Conflict, UserError
@@ -108,7 +109,12 @@ class TriggerPanel(Panel):
         return TriggerForm(self.data, initial=trigger_initial(self.desk.definition))
 
     def context(self) -> dict[str, Any]:
-        return {"form": self.form, "events_by_kind": events_by_kind()}
+        drawn = self.desk.draft or self.desk.published
+        return {
+            "form": self.form,
+            "events_by_kind": events_by_kind(),
+            "next_times": self.desk.next_times(drawn) if drawn else [],
+        }
 
     def save(self) -> None:
         if not self.form.is_valid():
@@ -404,10 +410,9 @@ def open_panel(desk: Desk, what: str, *, data: Any = None) -> Panel:
 
 def events_by_kind() -> dict[str, list[str]]:
     """The names of events that can start a campaign, by kind of trigger."""
-    names: dict[str, list[str]] = {kind: [] for kind in KINDS}
-    of_kind = {kind: trigger for trigger, kind in KINDS.items()}
+    names: dict[str, list[str]] = {"event": [], "system_event": []}
     for name, kind in EventType.objects.values_list("name", "kind"):
-        names[of_kind[kind]].append(name)  # type: ignore[index]
+        names["event" if kind == Kind.CUSTOMER else "system_event"].append(name)
     return names
 
 
@@ -422,7 +427,8 @@ def place_in_words(definition: Definition, after: str, way: str) -> str:
 def step_context(panel: Panel, action: str, form: forms.Form) -> dict[str, Any]:
     """What the form of a step needs on its panel."""
     kind = ACTIONS[action]
-    event = panel.desk.definition["trigger"].get("event") or ""
+    trigger, _ = trigger_of(panel.desk.definition)
+    event = event_of(panel.desk.definition)
     channel = getattr(kind, "channel", None)
     context: dict[str, Any] = {
         "action": kind,
@@ -438,19 +444,26 @@ def step_context(panel: Panel, action: str, form: forms.Form) -> dict[str, Any]:
         context |= {
             "channel": str(channel),
             "templates": Template.objects.filter(channel=channel).only("name"),
-            "variables": variables(event),
+            "variables": variables(event, trigger.carries),
             "chosen_template": panel.params.get("template", ""),
         }
     return context
 
 
-def variables(event: str) -> list[dict[str, Any]]:
-    """Groups of variables that a text may use, to be put in by a click."""
-    fields = EventField.objects.filter(type__name=event)
+def variables(
+    event: str, carries: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """Groups of variables that a text may use, to be put in by a click. `carries`:
+    the fields of an event that we record ourselves, and their labels."""
+    if carries is None:
+        fields = EventField.objects.filter(type__name=event)
+        carries = {
+            one.code: str(one)
+            for one in fields
+            if one.value_type not in (EventField.Type.OBJECT, EventField.Type.LIST)
+        }
     of_event = [
-        (_variable(f"eventContext.{one.code}"), str(one))
-        for one in fields
-        if one.value_type not in (EventField.Type.OBJECT, EventField.Type.LIST)
+        (_variable(f"eventContext.{code}"), label) for code, label in carries.items()
     ]
     return [
         {

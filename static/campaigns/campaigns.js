@@ -92,7 +92,7 @@
     // What came back with errors is still not saved.
     const form = panel()?.querySelector(".cp-form");
     if (form?.querySelector("[role=alert]")) form.classList.add("cp-dirty");
-    offerEvents();
+    showTrigger();
     showDays();
     setZoom(chosenZoom());
   }
@@ -157,9 +157,12 @@
 
   /* The trigger's form -------------------------------------------------------- */
 
-  // The event's name is offered from those of the chosen kind.
-  function offerEvents() {
+  // The fields of the chosen kind; the event's name is offered from those of it.
+  function showTrigger() {
     const kind = document.querySelector("input[name=trigger-kind]:checked")?.value;
+    for (const own of document.querySelectorAll("[data-triggers]")) {
+      own.hidden = !own.dataset.triggers.split(" ").includes(kind);
+    }
     const name = document.querySelector("input[name=trigger-event].cp-event-name");
     if (name) name.setAttribute("list", `cp-events-${kind || "event"}`);
   }
@@ -172,7 +175,7 @@
 
   document.addEventListener("change", (event) => {
     const target = event.target;
-    if (target.name === "trigger-kind") offerEvents();
+    if (target.name === "trigger-kind") showTrigger();
     else if (target.name === "trigger-entry") showDays();
     else if (target.dataset?.fetch && target.value) fetchPanel(target);
   });
