@@ -29,6 +29,11 @@ class CampaignsConfig(AppConfig):
         introduce(merging.hold_runs, stage=Stage.HOLD)
         introduce(merging.move_runs, Run, Passage, Entry, TurnedAway, WebhookCall)
 
+        from campaigns.triggers import PLANNED
+        from events import history
+
+        history.set_apart(*(trigger.event for trigger in PLANNED.values()))
+
         from campaigns import sandbox
         from events import sandbox as trials
 

@@ -89,11 +89,13 @@ def set_stage(version: Version) -> None:
     real = {
         model: f"{_schema(model)}.{model._meta.db_table}" for model in [*WRITTEN, *SEEN]
     }
-    plans = {SystemEvent} if version.trigger_kind in PLANNED else set()
+    plans: list[type[models.Model]] = (
+        [SystemEvent] if version.trigger_kind in PLANNED else []
+    )
     with transaction.atomic():
         for model in [*WRITTEN, *plans]:
             execute(TABLE.format(name=model._meta.db_table, real=real[model]))
-        for model in set(SEEN) - plans:
+        for model in set(SEEN).difference(plans):
             execute(VIEW.format(name=model._meta.db_table, real=real[model]))
         for model, column, of in (
             (Campaign, "id", version.campaign_id),

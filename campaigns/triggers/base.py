@@ -135,6 +135,8 @@ class Trigger(ABC):
 class TriggerFields(forms.Form):
     """The fields of one kind of trigger."""
 
+    template: ClassVar[str] = "campaigns/panels/triggers/plain.html"
+
     def told(self) -> dict[str, Any]:
         """What was filled in, as the JSON has it, to be cleaned by the trigger."""
         raise NotImplementedError
@@ -200,7 +202,7 @@ def read_segment_or_all(told: Mapping[str, Any]) -> int | None:
     return None if told.get("segment") is None else read_segment(told)
 
 
-def segment_named(pk: object) -> str:
+def segment_named(pk: int | None) -> str:
     """“VIP”, or words for one that is not there."""
     if pk is None:
         return "a segment that is not chosen yet"

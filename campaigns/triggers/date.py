@@ -44,6 +44,8 @@ BEFORE, ON, AFTER = "before", "on", "after"
 
 
 class DateFields(TriggerFields):
+    template = "campaigns/panels/triggers/date.html"
+
     attribute = forms.ChoiceField(label="Date")
     side = forms.ChoiceField(
         label="Starts",
@@ -134,7 +136,9 @@ class DateReached(Planned):
     def describe(self, told: Mapping[str, Any]) -> str:
         if not told.get("attribute"):
             return "no date is chosen yet"
-        label, days = label_of(told["attribute"]), told.get("days") or 0
+        days = told.get("days") or 0
+        is_birthday = told["attribute"] == "birth_date" and told.get("yearly")
+        label = "birthday" if is_birthday else label_of(told["attribute"])
         number = f"{abs(days):,} day{'s' * (abs(days) != 1)}"
         side = "before" if days < 0 else "after"
         said = f"{number} {side} the {label}" if days else f"on the {label}"

@@ -42,6 +42,8 @@ SHORT = tuple(name[:3].lower() for name in WEEKDAYS)
 
 
 class ScheduleFields(TriggerFields):
+    template = "campaigns/panels/triggers/schedule.html"
+
     day = forms.DateField(label="On")
     time = forms.TimeField(label="At", help_text="By the installation's clock.")
     unit = forms.ChoiceField(

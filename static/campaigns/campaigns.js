@@ -163,8 +163,20 @@
     for (const own of document.querySelectorAll("[data-triggers]")) {
       own.hidden = !own.dataset.triggers.split(" ").includes(kind);
     }
+    for (const part of document.querySelectorAll("[data-when]")) {
+      const [field, ...values] = part.dataset.when.split(" ");
+      const input = document.querySelector(`select[name="${field}"], input[name="${field}"]:checked`);
+      part.hidden = !values.includes(input?.value) && !part.querySelector(".cp-has-wrong");
+    }
     const name = document.querySelector("input[name=trigger-event].cp-event-name");
     if (name) name.setAttribute("list", `cp-events-${kind || "event"}`);
+  }
+
+  // What is usual for the chosen kind, unless another number was typed.
+  function offerHours(radio) {
+    const hours = document.querySelector("input[name=trigger-max_age_hours]");
+    const usual = [...document.querySelectorAll(".cp-choice[data-hours]")].map((one) => one.dataset.hours);
+    if (hours && usual.includes(hours.value)) hours.value = radio.closest("[data-hours]").dataset.hours;
   }
 
   function showDays() {
@@ -175,9 +187,10 @@
 
   document.addEventListener("change", (event) => {
     const target = event.target;
-    if (target.name === "trigger-kind") showTrigger();
-    else if (target.name === "trigger-entry") showDays();
-    else if (target.dataset?.fetch && target.value) fetchPanel(target);
+    if (target.name === "trigger-kind") offerHours(target);
+    if (target.name?.startsWith("trigger-")) showTrigger();
+    if (target.name === "trigger-entry") showDays();
+    if (target.dataset?.fetch && target.value) fetchPanel(target);
   });
 
   // The panel again, begun with what was chosen.

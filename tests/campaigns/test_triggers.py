@@ -17,6 +17,7 @@ from campaigns.models import Broadcast, Campaign, Run, Version
 from campaigns.planned import start_planned
 from campaigns.why import why
 from customers.models import Attribute, Customer
+from events.history import timeline
 from events.models import SystemEvent
 from segments import lists, saving
 from segments.lists import How, Line
@@ -587,6 +588,18 @@ def test_why_knows_no_times_of_other_campaigns(clock):
     clock.turn(0, 9)
     work()
     assert "has come yet" in told(other, "C-1", clock).sentence
+
+
+def test_a_profile_is_not_flooded_with_planned_times(clock):
+    anna = make.customer("C-1")
+    at_work(DAILY)
+    make.system_event("Product in stock")
+    clock.turn(0, 9)
+    work()
+    names = [item.name for item in timeline(anna).items]
+    assert names == ["Product in stock"]
+    asked = timeline(anna, name="schedule.reached").items
+    assert [item.name for item in asked] == ["schedule.reached"]
 
 
 # --- as JSON ----------------------------------------------------------------------
