@@ -81,7 +81,7 @@ class TriggerForm(Dressed):
 
     kind = forms.ChoiceField(
         label="What starts it",
-        choices=[(one.name, one.label) for one in TRIGGERS.values()],
+        choices=Version.Trigger.choices,
         widget=forms.RadioSelect,
         initial=Version.Trigger.EVENT,
     )

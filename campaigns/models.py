@@ -84,11 +84,11 @@ class Version(models.Model):
         SUPERSEDED = "superseded", "Superseded"
 
     class Trigger(models.TextChoices):
-        EVENT = "event", "Event occurred"
-        SYSTEM_EVENT = "system_event", "System event occurred"
-        SEGMENT_ENTERED = "segment_entered", "Segment entered"
-        SEGMENT_LEFT = "segment_left", "Segment left"
-        DATE = "date", "Date reached"
+        EVENT = "event", "Event X occurred"
+        SYSTEM_EVENT = "system_event", "System event X occurred"
+        SEGMENT_ENTERED = "segment_entered", "Segment X was entered"
+        SEGMENT_LEFT = "segment_left", "Segment X was left"
+        DATE = "date", "Date X is reached"
         SCHEDULE = "schedule", "Planned time"
 
     class Entry(models.TextChoices):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Protocol
@@ -760,6 +760,7 @@ def _in_full(known: _Known, campaign: Campaign, one: Item | Lone) -> WhyAnswer:
     found = list(verdict.reasons)
     if event is not None and found and found[0].because == Because.FILTER:
         found[0] = _with_tree(known, campaign, event, found[0])
+        verdict = replace(verdict, reasons=tuple(found))
     return WhyAnswer(
         event=_event_out(event) if event else None,
         outcome=verdict.outcome,

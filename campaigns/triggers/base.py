@@ -57,6 +57,8 @@ class Trigger(ABC):
 
     #: The word in the JSON.
     name: ClassVar[str]
+    #: For the picture; where one chooses it stands `Version.Trigger`.
+    label: ClassVar[str]
     #: A Material symbol.
     symbol: ClassVar[str]
     #: One line for the marketer who chooses what starts a campaign.
@@ -71,10 +73,6 @@ class Trigger(ABC):
     #: `initial` is a trigger; `told()` of a valid one is a trigger again, but for
     #: kind and hours. Kinds with the same form share its fields on the page.
     form: ClassVar[type[TriggerFields]]
-
-    @property
-    def label(self) -> str:
-        return str(Version.Trigger(self.name).label)
 
     @abstractmethod
     def clean(self, told: Mapping[str, Any]) -> Told:

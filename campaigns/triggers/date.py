@@ -105,6 +105,7 @@ class DateReached(Planned):
     "at": "09:00", "segment": null}`."""
 
     name = "date"
+    label = "Date reached"
     symbol = "cake"
     hint = "A birthday, the end of a contract: on the day, before or after it."
     event = "date.reached"

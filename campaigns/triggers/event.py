@@ -57,6 +57,7 @@ class EventOccurred(Trigger):
     """`{"kind": "event", "event": "Order paid", "where": [...]}`."""
 
     name = "event"
+    label = "Event occurred"
     symbol = "bolt"
     hint = "A customer did something. That customer enters."
     on = Kind.CUSTOMER
@@ -139,6 +140,7 @@ class SystemEventOccurred(EventOccurred):
     """`{"kind": "system_event", "event": "Product in stock", "where": [...]}`."""
 
     name = "system_event"
+    label = "System event occurred"
     symbol = "campaign"
     hint = (
         "Something happened for everyone. All customers are looked at, and a filter "

@@ -109,6 +109,7 @@ class Schedule(Planned):
     "repeat": {"every": 1, "unit": "week", "weekdays": ["mon"]}, "until": null}`."""
 
     name = "schedule"
+    label = "Planned time"
     symbol = "calendar_month"
     hint = "Once, or every few days, weeks or months, for a segment or everybody."
     event = "schedule.reached"

@@ -168,6 +168,7 @@ class SegmentEntered(_Moved):
     """`{"kind": "segment_entered", "segment": 5}`."""
 
     name = "segment_entered"
+    label = "Segment entered"
     symbol = "login"
     hint = "A customer comes to meet a rule, or is put on a list."
     event = ENTERED
@@ -178,6 +179,7 @@ class SegmentLeft(_Moved):
     """`{"kind": "segment_left", "segment": 5}`."""
 
     name = "segment_left"
+    label = "Segment left"
     symbol = "logout"
     hint = "A customer no longer meets a rule, or is taken off a list."
     event = LEFT

@@ -15,6 +15,7 @@ from campaigns.drawing import as_json, save_draft
 from campaigns.exchange import export, read
 from campaigns.models import Broadcast, Campaign, Run, Version
 from campaigns.planned import start_planned
+from campaigns.triggers import TRIGGERS
 from campaigns.why import why
 from customers.models import Attribute, Customer
 from events.history import timeline
@@ -565,6 +566,7 @@ def test_why_tells_which_part_a_customer_did_not_meet(clock):
         "C-2": "date_not_reached",
         "C-3": "not_in_segment",
     }
+    assert "was not reached" in told(campaign, "C-2", clock).sentence
     assert found["C-2"].sentence == (
         "The birth date was not reached: it was for 1 December."
     )
@@ -673,3 +675,7 @@ def test_a_file_names_the_segment_of_the_trigger():
     file["trigger"] = {**file["trigger"], "segment": 77}
     made = read(file, name="Elsewhere")
     assert made.versions.get().trigger_config["segment"] == segment.pk
+
+
+def test_there_is_a_trigger_for_each_word():
+    assert list(TRIGGERS) == Version.Trigger.values
