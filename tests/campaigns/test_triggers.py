@@ -342,6 +342,7 @@ def test_a_time_is_started_once_however_often_it_is_looked_at(clock):
     work()
     assert SystemEvent.objects.count() == Broadcast.objects.count() == 1
     assert entered(campaign) == ["C-1"]
+    assert planned.at_work(campaign).next_at == clock.turn(1, 9)
 
 
 def test_events_of_the_same_name_start_nothing_planned(clock):
