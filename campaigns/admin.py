@@ -32,6 +32,7 @@ from campaigns.forms import NameForm, TriggerForm, media
 from campaigns.models import Broadcast, Campaign, Run, Version
 from campaigns.moving_page import move_page
 from campaigns.side_panel import events_by_kind
+from campaigns.triggers import TRIGGERS
 from campaigns.webhooks import admin as webhooks_admin  # noqa: F401  (registers)
 from campaigns.webhooks.panel import try_view
 from campaigns.why_page import why_page
@@ -110,12 +111,8 @@ class CampaignAdmin(ModelAdmin):
         )
         if version is None:
             return "–"
-        trigger = {
-            "kind": version.trigger_kind,
-            "event": version.event_name,
-            "where": version.where,
-        }
-        said = panels.say_trigger({"trigger": trigger}, verb="occurs")
+        trigger = TRIGGERS[version.trigger_kind].told(version)
+        said = panels.say_trigger({"trigger": trigger}, when=True)
         return panels.sentence(said)
 
     @display(description="Entered")

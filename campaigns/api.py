@@ -22,6 +22,7 @@ from campaigns.drawing import as_json, save_draft
 from campaigns.models import Campaign, Version
 from campaigns.publish import archive, pause, publish, resume
 from campaigns.report import report
+from campaigns.triggers.calendar import UNITS
 from campaigns.why import Why, why
 from customers.api import find_customer
 from events.models import ApiKey, Scope
@@ -46,19 +47,77 @@ MOST_HOURS = 24 * 3650
 
 #: What an answer shows beside what may be told. Sent back to us, it says nothing.
 READ_ONLY = frozenset(
-    {"id", "status", "version", "published_version", "created_at", "updated_at"}
+    {
+        *("id", "status", "version", "published_version", "next_at"),
+        *("created_at", "updated_at"),
+    }
 )
+
+
+class RepeatShape(msgspec.Struct, omit_defaults=True):
+    """Every so many days, weeks or months from the first time on."""
+
+    unit: Annotated[str, Meta(extra_json_schema={"enum": list(UNITS)})]
+    every: int = 1
+    weekdays: Annotated[
+        list[str] | msgspec.UnsetType,
+        Meta(description="With weeks: `mon` … `sun`; left out: that of the first day."),
+    ] = msgspec.UNSET
 
 
 class TriggerShape(msgspec.Struct, omit_defaults=True):
     """What starts a run."""
 
     kind: Annotated[str, Meta(extra_json_schema={"enum": Version.Trigger.values})]
-    event: Annotated[str, Meta(description="The name of the event.")]
+    event: Annotated[
+        str | msgspec.UnsetType,
+        Meta(description="`event`, `system_event`: the name of the event."),
+    ] = msgspec.UNSET
     where: Annotated[
-        list[dict[str, Any]], Meta(description="Conditions on the event's context.")
-    ] = []
-    max_age_hours: Annotated[int, Meta(description="Older events start nothing.")] = 72
+        list[dict[str, Any]] | msgspec.UnsetType,
+        Meta(description="`event`, `system_event`: conditions on the event's context."),
+    ] = msgspec.UNSET
+    segment: Annotated[
+        int | msgspec.UnsetType | None,
+        Meta(
+            description="`segment_entered`, `segment_left`: of which segment or list; "
+            "`date`, `schedule`: only who is in it, null for everybody."
+        ),
+    ] = msgspec.UNSET
+    attribute: Annotated[
+        str | msgspec.UnsetType,
+        Meta(description="`date`: `birth_date`, `registered_at`, or one of your own."),
+    ] = msgspec.UNSET
+    days: Annotated[
+        int | msgspec.UnsetType,
+        Meta(description="`date`: so many days after it; less than 0: before."),
+    ] = msgspec.UNSET
+    yearly: Annotated[
+        bool | msgspec.UnsetType,
+        Meta(description="`date`: on its anniversaries, as a birthday."),
+    ] = msgspec.UNSET
+    at: Annotated[
+        str | msgspec.UnsetType,
+        Meta(
+            description="By the installation's clock. `date`: the time of day, "
+            "`09:00`; `schedule`: the first time, `2026-12-24T09:00`."
+        ),
+    ] = msgspec.UNSET
+    repeat: Annotated[
+        RepeatShape | msgspec.UnsetType | None,
+        Meta(description="`schedule`: how often; null: once."),
+    ] = msgspec.UNSET
+    until: Annotated[
+        str | msgspec.UnsetType | None,
+        Meta(description="`schedule`: the last day; null: for ever."),
+    ] = msgspec.UNSET
+    max_age_hours: Annotated[
+        int | msgspec.UnsetType,
+        Meta(
+            description="Older events, and planned times missed for longer, start "
+            "nothing. 72 unless said; 24 for `date` and `schedule`."
+        ),
+    ] = msgspec.UNSET
 
 
 class EntryShape(msgspec.Struct, omit_defaults=True):
@@ -151,6 +210,10 @@ class CampaignSummary(msgspec.Struct, kw_only=True):
         int | None, Meta(description="The version shown: the draft, if there is one.")
     ]
     published_version: Annotated[int | None, Meta(description="The version at work.")]
+    next_at: Annotated[
+        datetime | None,
+        Meta(description="When it starts next by itself; null where events start it."),
+    ]
     created_at: datetime
     updated_at: datetime
 
@@ -376,6 +439,7 @@ SUMMARY = {
     "status": "published",
     "version": 1,
     "published_version": 1,
+    "next_at": None,
     "created_at": "2026-11-19T12:00:00Z",
     "updated_at": "2026-11-20T07:15:00Z",
 }
@@ -712,7 +776,8 @@ class CampaignReport(ApiView):
         "messages. entered + moved_in = finished + waiting + failed + moved_out; "
         "queued = sent + failed + suppressed + pending + unknown. With "
         "`by=day` each version has its days as well, in the time zone of the "
-        "installation: who entered, finished and failed on that day, the ways out of each step, and the messages queued on it.",
+        "installation: who entered, finished and failed on that day, the ways out of "
+        "each step, and the messages queued on it.",
         parameters=[
             OpenApiParameter(
                 "by",
@@ -881,6 +946,7 @@ def _summary(campaign: Campaign) -> dict[str, Any]:
         "status": campaign.status,
         "version": shown.number if shown else None,
         "published_version": at_work[0].number if at_work else None,
+        "next_at": at_work[0].next_at if at_work else None,
         "created_at": campaign.created_at,
         "updated_at": campaign.updated_at,
     }

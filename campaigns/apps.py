@@ -38,6 +38,11 @@ class CampaignsConfig(AppConfig):
             merging.move_runs, Run, Passage, MovedRun, Entry, TurnedAway, WebhookCall
         )
 
+        from campaigns.triggers import PLANNED
+        from events import history
+
+        history.set_apart(*(trigger.event for trigger in PLANNED.values()))
+
         from campaigns import sandbox
         from events import sandbox as trials
 

@@ -19,8 +19,9 @@ from campaigns.engine import ARCHIVED
 from campaigns.entry import entering
 from campaigns.models import Broadcast, Campaign, Run, Step
 from campaigns.portions import TOTAL, Portion
+from campaigns.triggers import PLANNED
 from segments.compile import IdRange, MissingField, compile_rule
-from segments.sql import Sql, sql
+from segments.sql import Sql, join, sql
 from smartcomm.core.clock import database_now
 from smartcomm.core.db import claim, fetch_all
 from smartcomm.core.errors import UserError
@@ -186,11 +187,7 @@ def _start_runs(
     many."""
     steps = {step.key: step for step in broadcast.version.steps.all()}
     first = steps[broadcast.version.start]
-    everyone = sql(
-        "SELECT id AS customer_id FROM customers_customer WHERE id > {} AND id <= {}",
-        chunk.after,
-        chunk.upto,
-    )
+    everyone = _audience(broadcast, chunk, now=now)
     if first.action != "filter_customers":
         return _insert(broadcast, everyone, first, now=now, portion=portion)
 
@@ -217,6 +214,8 @@ def _start_runs(
             now=now,
         )
     members = Sql(query.sql, tuple(query.params))
+    if broadcast.version.trigger_kind in PLANNED:
+        members = sql("({}) INTERSECT ({})", everyone, members)
     entered = _insert(
         broadcast,
         members,
@@ -232,6 +231,27 @@ def _start_runs(
             broadcast, rest, steps[negative], passed=first, way=NEGATIVE, now=now
         )
     return entered
+
+
+def _audience(broadcast: Broadcast, chunk: IdRange, *, now: datetime) -> Sql:
+    """Those of a chunk whom it is for: of a planned time who meets its rules, which are
+    compiled as the filter is; of a system event all."""
+    everyone = sql(
+        "SELECT id AS customer_id FROM customers_customer WHERE id > {} AND id <= {}",
+        chunk.after,
+        chunk.upto,
+    )
+    planned = PLANNED.get(broadcast.version.trigger_kind)
+    if planned is None:
+        return everyone
+    queries = [
+        compile_rule(part.rule, now=part.clock or now, restrict=chunk)
+        for part in planned.audience(
+            broadcast.version.trigger_config, broadcast.system_event.context
+        )
+    ]
+    found = [Sql(f"({query.sql})", tuple(query.params)) for query in queries]
+    return join(" INTERSECT ", found) if found else everyone
 
 
 def _insert(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,10 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.http import urlencode
 
-from campaigns import drawing, editing, graph, panels
+from campaigns import drawing, editing, graph, panels, planned
 from campaigns.models import Campaign, Version
 
 if TYPE_CHECKING:
@@ -190,6 +192,17 @@ class Desk:
             mode="editing" if self.may_edit else "reading",
             problems=self.problems,
         )
+
+    def next_times(self, version: Version) -> list[datetime]:
+        """When a version starts next by itself; see planned.next_times."""
+        return planned.next_times(version, now=timezone.now())
+
+    @property
+    def comes_next(self) -> list[datetime]:
+        """When what is at work starts next by itself."""
+        if self.campaign.status != Campaign.Status.PUBLISHED or not self.published:
+            return []
+        return self.next_times(self.published)
 
     @property
     def undo(self) -> str:

@@ -21,8 +21,9 @@ from django.db.models.functions import Least
 
 from campaigns.entry import entering, turn_away
 from campaigns.models import Broadcast, Campaign, Run, Step, Version
+from campaigns.triggers import TRIGGERS, answering
 from customers.models import Customer
-from events.models import PendingEvent, PendingSystemEvent, SystemEvent
+from events.models import Kind, PendingEvent, PendingSystemEvent, SystemEvent
 from segments import rules
 from segments.compile import events_matching
 from segments.sql import Sql, sql
@@ -141,7 +142,7 @@ def dispatch_events(*, limit: int = 500, now: datetime | None = None) -> int:
         for event in claimed:
             by_type[event.type_id].append(event)
         again: set[int] = set()
-        for version in waiting_versions(by_type, kind=Version.Trigger.EVENT):
+        for version in waiting_versions(by_type, kind=Kind.CUSTOMER):
             events = by_type[version.event_type_id or 0]
             if not _isolated(version, _start_runs, events, now=now):
                 again.update(event.row_id for event in events)
@@ -186,7 +187,7 @@ def dispatch_system_events(*, limit: int = 50, now: datetime | None = None) -> i
         for row in claimed:
             by_type[row.system_event.type_id].append(row)
         again: set[int] = set()
-        for version in waiting_versions(by_type, kind=Version.Trigger.SYSTEM_EVENT):
+        for version in waiting_versions(by_type, kind=Kind.SYSTEM):
             rows = by_type[version.event_type_id or 0]
             events = [row.system_event for row in rows]
             if not _isolated(version, _start_broadcasts, events, now=now):
@@ -196,7 +197,7 @@ def dispatch_system_events(*, limit: int = 50, now: datetime | None = None) -> i
     return len(claimed)
 
 
-def waiting_versions(type_ids: Iterable[int], *, kind: str) -> list[Version]:
+def waiting_versions(type_ids: Iterable[int], *, kind: Kind) -> list[Version]:
     """The published versions that wait for these types, each with its `first_step_id`
     and the time `live_since` its campaign was first published."""
     first_step = Step.objects.filter(version=OuterRef("pk"), key=OuterRef("start"))
@@ -210,7 +211,7 @@ def waiting_versions(type_ids: Iterable[int], *, kind: str) -> list[Version]:
     return list(
         Version.objects.filter(
             event_type_id__in=list(type_ids),
-            trigger_kind=kind,
+            trigger_kind__in=answering(kind),
             status=Version.Status.PUBLISHED,
             campaign__status=Campaign.Status.PUBLISHED,
         )
@@ -242,7 +243,7 @@ def matching(version: Version, event_ids: Sequence[int], *, now: datetime) -> se
         rules.parse_where(version.where),
         event_ids,
         event_type_id=version.event_type_id or 0,
-        system=version.trigger_kind == Version.Trigger.SYSTEM_EVENT,
+        system=TRIGGERS[version.trigger_kind].on == Kind.SYSTEM,
         now=now,
     )
 

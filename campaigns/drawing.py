@@ -18,12 +18,11 @@ from campaigns import approving, pace
 from campaigns.actions import ACTIONS
 from campaigns.graph import KEY
 from campaigns.models import Campaign, Step, Version
-from events.wire import MAX_NAME
-from segments import rules
+from campaigns.triggers import TRIGGERS
+from events.models import Kind
 from smartcomm.core.errors import Conflict, Invalid, Several, UserError
 
 MAX_STEPS = 200
-MAX_AGE_HOURS = 24 * 365 * 10
 MAX_ENTRY_DAYS = 3650
 
 
@@ -62,9 +61,10 @@ def save_draft(
                 version.authors = [*version.authors, author]
         trigger, entry = drawing["trigger"], drawing["entry"]
         version.trigger_kind = trigger["kind"]
-        version.event_name = trigger["event"]
-        version.where = trigger["where"]
-        version.max_age_hours = trigger["max_age_hours"]
+        stored = TRIGGERS[trigger["kind"]].store(trigger)
+        version.event_name, version.where = stored.event_name, stored.where
+        version.max_age_hours = stored.max_age_hours
+        version.trigger_config = stored.config
         version.entry_rule = entry["rule"]
         version.entry_days = entry.get("days")
         version.pace = drawing.get("pace")
@@ -94,12 +94,7 @@ def as_json(version: Version) -> dict[str, Any]:
     if version.entry_rule == Version.Entry.INTERVAL:
         entry["days"] = version.entry_days
     return {
-        "trigger": {
-            "kind": version.trigger_kind,
-            "event": version.event_name,
-            "where": version.where,
-            "max_age_hours": version.max_age_hours,
-        },
+        "trigger": TRIGGERS[version.trigger_kind].told(version),
         "entry": entry,
         **({"pace": version.pace} if version.pace else {}),
         "start": version.start,
@@ -153,34 +148,20 @@ class _Reader:
     def trigger(self, data: object) -> dict[str, Any]:
         if not isinstance(data, Mapping):
             self.wrong(
-                "A campaign needs a “trigger”, an object with “kind” and “event”.",
+                "A campaign needs a “trigger”, an object with its “kind”.",
                 "trigger",
             )
             return {}
-        self.only(data, {"kind", "event", "where", "max_age_hours"}, "trigger")
-        kind, event = data.get("kind"), data.get("event", "")
-        if kind not in Version.Trigger:
-            self.wrong(
-                f"“kind” is one of {', '.join(Version.Trigger.values)}.", "trigger.kind"
-            )
-        if not isinstance(event, str) or len(event) > MAX_NAME:
-            self.wrong(
-                f"“event” is the name of an event, up to {MAX_NAME} characters.",
-                "trigger.event",
-            )
-        hours = data.get("max_age_hours", 72)
-        if type(hours) is not int or not 0 < hours <= MAX_AGE_HOURS:
-            self.wrong(
-                f"“max_age_hours” is a whole number from 1 to {MAX_AGE_HOURS}.",
-                "trigger.max_age_hours",
-            )
-        where: Any = []
+        trigger = TRIGGERS.get(str(data.get("kind")))
+        if trigger is None:
+            self.wrong(f"“kind” is one of {', '.join(TRIGGERS)}.", "trigger.kind")
+            return {}
         try:
-            where = rules.where_json(rules.parse_where(data.get("where", [])))
-        except rules.RuleError as error:
-            place = f"trigger.where.{error.field}" if error.field else "trigger.where"
-            self.wrong(error.message, place)
-        return {"kind": kind, "event": event, "where": where, "max_age_hours": hours}
+            return trigger.clean(data)
+        except Several as several:
+            for error in several.errors:
+                self.wrong(error.message, _join("trigger", error.field))
+        return {}
 
     def entry(self, data: object) -> dict[str, Any]:
         if not isinstance(data, Mapping):
@@ -205,7 +186,8 @@ class _Reader:
     def pace(self, data: object, kind: object) -> dict[str, Any]:
         if data is None:
             return {}
-        if kind in Version.Trigger and kind not in Version.BROADCASTING:
+        trigger = TRIGGERS.get(str(kind))
+        if trigger is not None and trigger.on != Kind.SYSTEM:
             self.wrong(
                 "“pace” is for triggers that go through the whole base; this one "
                 "starts a run for the customer of the event.",

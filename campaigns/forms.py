@@ -11,18 +11,17 @@ from django.forms.widgets import Input
 from unfold import widgets as unfold
 
 from campaigns.actions import ACTIONS, Action
-from campaigns.drawing import MAX_AGE_HOURS, MAX_ENTRY_DAYS
+from campaigns.drawing import MAX_ENTRY_DAYS
 from campaigns.graph import KEY
 from campaigns.models import Campaign, Version
 from campaigns.pace_form import PaceForm
 from campaigns.panels import say
+from campaigns.triggers import TRIGGERS, Trigger, event_of
+from campaigns.triggers.base import MAX_AGE_HOURS, TriggerFields
+from campaigns.triggers.event import EVENT_INPUT, other_kind
 from events.models import EventType, Kind
-from events.wire import MAX_NAME
 from segments.builder import RuleField, WhereField
 from smartcomm.core.errors import Several, UserError
-
-#: The input that tells the rule builder which event starts the campaign.
-EVENT_INPUT = "trigger-event"
 
 _LOOKS: list[tuple[type[forms.Widget], list[str]]] = [
     (forms.CheckboxInput, unfold.CHECKBOX_CLASSES),
@@ -78,6 +77,8 @@ class TriggerForm(Dressed):
     """What starts the campaign, and how often a customer may enter.
 
     `initial` is made by `trigger_initial`; `definition` puts the answers into one.
+    Beside it stand the fields of every kind of trigger; those of the kind that is
+    chosen count.
     """
 
     kind = forms.ChoiceField(
@@ -85,19 +86,6 @@ class TriggerForm(Dressed):
         choices=Version.Trigger.choices,
         widget=forms.RadioSelect,
         initial=Version.Trigger.EVENT,
-    )
-    event = forms.CharField(
-        max_length=MAX_NAME,
-        label="Event",
-        help_text="Choose one that has been seen, or write the name of one to come.",
-        widget=forms.TextInput(
-            attrs={"autocomplete": "off", "list": "cp-events", "class": "cp-event-name"}
-        ),
-    )
-    where = WhereField(
-        label="Only when its context says",
-        event_name_from=EVENT_INPUT,
-        help_text="All of these must hold. Without any, every such event counts.",
     )
     entry = forms.ChoiceField(
         label="A customer may enter",
@@ -112,44 +100,97 @@ class TriggerForm(Dressed):
         help_text="Counted from when they entered.",
     )
     max_age_hours = forms.IntegerField(
-        label="Ignore events older than (hours)",
+        label="Too late after (hours)",
         min_value=1,
         max_value=MAX_AGE_HOURS,
         initial=72,
-        help_text="An event that comes in late starts nothing after this time.",
+        help_text="An event that comes in later, or a planned time that is missed for "
+        "longer, starts nothing.",
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs["prefix"] = "trigger"
         super().__init__(*args, **kwargs)
-        # The builder reads the name from the form, once there is one.
-        self.fields["where"].event_name = self.initial.get("event", "")  # type: ignore[attr-defined]
-        bound = self.data if self.is_bound else None
-        self.pace = PaceForm(bound, initial=self.initial.get("pace"))
+        shown = self.initial if self.initial.get("kind") else {}
+        self.initial = {**self.initial, "days": self.initial.get("entry_days")}
+        data = self.data if self.is_bound else None
+        self.chosen = str(self["kind"].value() or Version.Trigger.EVENT.value)
+        #: The fields of each kind; kinds with the same form share them.
+        self.own: dict[str, TriggerFields] = {}
+        made: dict[type[TriggerFields], TriggerFields] = {}
+        for trigger in TRIGGERS.values():
+            if trigger.form not in made:
+                is_shown = trigger.form is TRIGGERS[shown.get("kind", "event")].form
+                made[trigger.form] = trigger.form(
+                    data if trigger.form is self._chosen.form else None,
+                    prefix=_PREFIXES.get(trigger.name, "trigger"),
+                    initial=shown if is_shown else {},
+                )
+                dress(made[trigger.form])
+            self.own[trigger.name] = made[trigger.form]
+        self.pace = PaceForm(data, initial=self.initial.get("pace"))
         dress(self.pace)
 
-    def is_valid(self) -> bool:
-        valid = super().is_valid()
-        return (not self._is_broadcasting or self.pace.is_valid()) and valid
+    @property
+    def _chosen(self) -> Trigger:
+        return TRIGGERS.get(self.chosen, TRIGGERS["event"])
 
     @property
     def _is_broadcasting(self) -> bool:
-        return self.cleaned_data.get("kind") in Version.BROADCASTING
+        return self._chosen.on == Kind.SYSTEM
+
+    @property
+    def groups(self) -> list[tuple[str, bool, TriggerFields]]:
+        """For the page: the kinds that share fields, whether one of them is chosen,
+        and the fields."""
+        found: dict[int, tuple[list[str], TriggerFields]] = {}
+        for name, own in self.own.items():
+            found.setdefault(id(own), ([], own))[0].append(name)
+        return [
+            (" ".join(names), self._chosen.name in names, own)
+            for names, own in found.values()
+        ]
+
+    @property
+    def kinds(self) -> list[tuple[Trigger, Any]]:
+        """Each kind with its radio button."""
+        return list(zip(TRIGGERS.values(), self["kind"], strict=True))
+
+    @property
+    def media(self) -> forms.Media:
+        found = super().media
+        for own in self.own.values():
+            found = found + own.media
+        return found
+
+    def is_valid(self) -> bool:
+        # All of them, so that all errors are told at once.
+        mine, theirs = super().is_valid(), self.own[self._chosen.name].is_valid()
+        paced = not self._is_broadcasting or self.pace.is_valid()
+        return mine and theirs and paced
 
     def clean(self) -> dict[str, Any]:
         data = self.cleaned_data
         needs_days = data.get("entry") == Version.Entry.INTERVAL
         if needs_days and not data.get("days") and "days" not in self.errors:
             self.add_error("days", "Say after how many days they may enter again.")
-        name, kind = (data.get("event") or "").strip(), data.get("kind")
-        known = EventType.objects.filter(name=name).first()
-        if known is not None and kind and known.kind != KINDS[kind]:
-            self.add_error(
-                "event",
-                f"“{name}” is a {known.get_kind_display().lower()}. Choose the other"
-                " trigger, or another event.",
+        own = self.own[self._chosen.name]
+        if not own.is_valid() or self.errors:
+            return data
+        told = own.told()
+        name = told.get("event")
+        known = EventType.objects.filter(name=name).first() if name else None
+        if known is not None and known.kind != self._chosen.on:
+            own.add_error("event", other_kind(known))
+            return data
+        try:
+            data["trigger"] = self._chosen.clean(
+                {**told, "max_age_hours": data["max_age_hours"]}
             )
-        data["event"] = name
+        except Several as several:
+            for error in several.errors:
+                place = error.field.partition(".")[0]
+                own.add_error(place if place in own.fields else None, error.message)
         return data
 
     def definition(self, definition: dict[str, Any]) -> dict[str, Any]:
@@ -160,21 +201,14 @@ class TriggerForm(Dressed):
             entry["days"] = data["days"]
         return {
             **definition,
+            "trigger": data["trigger"],
             "pace": self.pace.pace if self._is_broadcasting else None,
-            "trigger": {
-                "kind": data["kind"],
-                "event": data["event"],
-                "where": data["where"] or [],
-                "max_age_hours": data["max_age_hours"],
-            },
             "entry": entry,
         }
 
 
-KINDS = {
-    Version.Trigger.EVENT.value: Kind.CUSTOMER,
-    Version.Trigger.SYSTEM_EVENT.value: Kind.SYSTEM,
-}
+#: Apart from the others, since names of fields are the same.
+_PREFIXES = {"date": "trigger-date", "schedule": "trigger-plan"}
 
 
 def trigger_initial(definition: dict[str, Any]) -> dict[str, Any]:
@@ -183,7 +217,8 @@ def trigger_initial(definition: dict[str, Any]) -> dict[str, Any]:
     return {
         **(definition.get("trigger") or {}),
         "entry": entry.get("rule"),
-        "days": entry.get("days"),
+        # By another name, since a trigger may have days as well.
+        "entry_days": entry.get("days"),
         "pace": definition.get("pace"),
     }
 
@@ -213,7 +248,7 @@ def step_form(
     `answers`: the paths of answers that values may come from, answers.STEP.field.
     """
     form = action.form(data, initial=initial or {})
-    event_name = (definition.get("trigger") or {}).get("event") or ""
+    event_name = event_of(definition)
     for field in form.fields.values():
         if isinstance(field, RuleField):
             # Values are those of the starting event, whatever the lines are about.

@@ -86,9 +86,10 @@ class Version(models.Model):
     class Trigger(models.TextChoices):
         EVENT = "event", "Event X occurred"
         SYSTEM_EVENT = "system_event", "System event X occurred"
-
-    #: The triggers that go through the whole base.
-    BROADCASTING = frozenset({Trigger.SYSTEM_EVENT})
+        SEGMENT_ENTERED = "segment_entered", "Segment X was entered"
+        SEGMENT_LEFT = "segment_left", "Segment X was left"
+        DATE = "date", "Date X is reached"
+        SCHEDULE = "schedule", "Planned time"
 
     class Entry(models.TextChoices):
         EVERY_EVENT = "every_event", "At every event"
@@ -109,6 +110,10 @@ class Version(models.Model):
     max_age_hours = models.PositiveIntegerField(
         "ignore events older than (hours)", default=72
     )
+    #: What only this kind of trigger has; see campaigns.triggers.
+    trigger_config = models.JSONField(default=dict, blank=True)
+    #: When it starts next by itself; empty: events start it, or it never will again.
+    next_at = models.DateTimeField(null=True, blank=True, editable=False)
     entry_rule = models.CharField(
         "a customer may enter", max_length=16, choices=Entry, default=Entry.EVERY_EVENT
     )
@@ -145,6 +150,13 @@ class Version(models.Model):
                 condition=models.Q(status="draft"),
                 name="version_one_draft",
             ),
+        ]
+        indexes: ClassVar = [
+            models.Index(
+                fields=["next_at"],
+                name="version_planned",
+                condition=models.Q(status="published", next_at__isnull=False),
+            )
         ]
 
     def __str__(self) -> str:

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from django.db.models import Count, Min, QuerySet
 
+from campaigns import planned
 from campaigns.models import Broadcast, Campaign, Run, WebhookCall
 from campaigns.webhooks import queue as calls
 from messaging import queue
@@ -22,14 +23,18 @@ class Overdue:
     messages: int
     calls: int
     broadcasts: int
+    #: Planned times.
+    times: int
     oldest: datetime | None
 
     def __bool__(self) -> bool:
-        return bool(self.runs or self.messages or self.calls or self.broadcasts)
+        return bool(
+            self.runs or self.messages or self.calls or self.broadcasts or self.times
+        )
 
 
 def overdue(campaign: Campaign, *, before: datetime) -> Overdue:
-    """What should have gone on before this time. Four queries."""
+    """What should have gone on before this time. Five queries."""
     found = [
         rows.aggregate(count=Count("pk"), oldest=Min("due_at"))
         for rows in (
@@ -40,8 +45,10 @@ def overdue(campaign: Campaign, *, before: datetime) -> Overdue:
         )
     ]
     runs, messages, of_calls, broadcasts = (one["count"] for one in found)
-    oldest = min((one["oldest"] for one in found if one["oldest"]), default=None)
-    return Overdue(runs, messages, of_calls, broadcasts, oldest)
+    times = planned.missed(campaign, before=before)
+    since = [one["oldest"] for one in found if one["oldest"]] + times[:1]
+    oldest = min(since, default=None)
+    return Overdue(runs, messages, of_calls, broadcasts, len(times), oldest)
 
 
 def skip(campaign: Campaign, *, before: datetime, now: datetime) -> None:
@@ -54,6 +61,7 @@ def skip(campaign: Campaign, *, before: datetime, now: datetime) -> None:
         f"Left out when the campaign was resumed {on(now)}: it had been due before "
         f"{on(before)}."
     )
+    planned.leave_out(campaign, before=before, reason=reason, now=now)
     _broadcasts(campaign, before).update(
         status=Broadcast.Status.FINISHED, reason=reason, finished_at=now
     )

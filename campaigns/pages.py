@@ -26,8 +26,10 @@ from campaigns.desk import DEEDS, Desk, page_context
 from campaigns.models import Broadcast, Campaign, Run, Version
 from campaigns.overdue import overdue
 from campaigns.portions import Progress, progress
+from campaigns.triggers import trigger_of
 from campaigns.way import moves, say_moved, stops, waits_for
 from events.models import EventField
+from segments.answers import on
 from smartcomm.core.clock import database_now
 from smartcomm.core.errors import Invalid, Several, UserError
 from smartcomm.core.look import variables
@@ -321,14 +323,10 @@ def _place(desk: Desk, field: str) -> str:
 
 def _what_it_will_do(desk: Desk) -> list[str]:
     definition = desk.definition
-    trigger = definition["trigger"]
-    is_system = trigger["kind"] == Version.Trigger.SYSTEM_EVENT
-    enters = "all customers are looked at" if is_system else "its customer enters"
+    trigger, told = trigger_of(definition)
     sentences = [
-        f"When {panels.say_trigger(definition, verb='occurs')}, {enters}.",
+        *trigger.meaning(told),
         f"A customer may {panels.say_entry(definition)}.",
-        "What has occurred before starts nothing; an event that comes in more than"
-        f" {trigger['max_age_hours']} hours late starts nothing either.",
     ]
     if pace := panels.say_pace(definition):
         sentences.insert(
@@ -336,6 +334,8 @@ def _what_it_will_do(desk: Desk) -> list[str]:
             f"They are taken in portions: {pace}. Before each one it is asked anew who "
             "matches; it ends when nobody else does.",
         )
+    if desk.draft is not None and (times := desk.next_times(desk.draft)):
+        sentences.insert(1, f"The next times: {', '.join(map(on, times))}.")
     channels = Counter(
         str(action.channel.label)
         for step in definition["steps"]

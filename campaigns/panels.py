@@ -25,9 +25,8 @@ from campaigns.picture import (
     Picture,
     draw,
 )
+from campaigns.triggers import trigger_of
 from messaging.models import Message
-from segments import rules
-from segments.describe import describe_where
 from smartcomm.core.errors import UserError
 
 Definition = dict[str, Any]
@@ -83,19 +82,13 @@ def say(step: Mapping[str, Any]) -> str:
         return error.message
 
 
-def say_trigger(definition: Mapping[str, Any], *, verb: str = "") -> str:
-    """“Order paid” occurs, and price is more than 50. (The verb: “occurs”.)"""
-    trigger = definition.get("trigger") or {}
-    if not trigger.get("event"):
-        return "no event is chosen yet"
-    said = f"“{trigger['event']}” {verb}".strip()
-    where = trigger.get("where") or []
-    if not where:
-        return said
+def say_trigger(definition: Mapping[str, Any], *, when: bool = False) -> str:
+    """“Order paid”, and price is more than 50; `when`: “Order paid” occurs, and …"""
+    trigger, told = trigger_of(definition)
     try:
-        return f"{said}, and {describe_where(rules.parse_where(where))}"
+        return trigger.when(told) if when else trigger.describe(told)
     except UserError as error:
-        return f"{said}. {error.message}"
+        return error.message
 
 
 def say_entry(definition: Mapping[str, Any]) -> str:
@@ -230,16 +223,15 @@ class _Faces:
         return Face(box, label="End")
 
     def _trigger(self, box: Box) -> Face:
-        trigger = self.definition.get("trigger") or {}
-        is_system = trigger.get("kind") == Version.Trigger.SYSTEM_EVENT
+        trigger, _ = trigger_of(self.definition)
         said, enter = say_trigger(self.definition), say_entry(self.definition)
         pace = say_pace(self.definition)
         pace = f"{sentence(pace)}. " if pace else ""
         return Face(
             box,
             action="trigger",
-            symbol="campaign" if is_system else "bolt",
-            label="System event occurred" if is_system else "Event occurred",
+            symbol=trigger.symbol,
+            label=trigger.label,
             text=f"{sentence(said)}. {pace}May {enter}.",
             figures=self.figures.get(""),
             leads=self._leads(""),

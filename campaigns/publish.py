@@ -10,9 +10,9 @@ from django.contrib.auth.models import AbstractBaseUser
 from django.db import transaction
 from django.db.models import Exists, OuterRef
 
-from campaigns import approving, editing, graph, overdue, pace
+from campaigns import approving, editing, graph, overdue, pace, planned
 from campaigns.actions import ACTIONS
-from campaigns.actions.checks import Draft, unseen
+from campaigns.actions.checks import Draft
 from campaigns.actions.happen import NAME as WAIT_FOR_EVENT
 from campaigns.actions.send import Send
 from campaigns.bells import TICK
@@ -27,12 +27,12 @@ from campaigns.models import (
     Step,
     Version,
 )
+from campaigns.triggers import PLANNED, TRIGGERS
 from campaigns.webhooks import queue as calls
 from customers.models import MailingCategory
 from events.models import EventType, Kind
 from messaging import queue
 from messaging.models import Content
-from segments import rules
 from segments.usage import hold
 from smartcomm.core import doorbell
 from smartcomm.core.clock import database_now
@@ -67,15 +67,15 @@ def check(version: Version) -> Findings:
     """Ask whether a draft is sound: its graph, its rules, its texts."""
     findings = Findings()
     drawing = as_json(version)
-    if not version.event_name.strip():
-        findings.errors.append(
-            DrawingInvalid("Choose the event that starts it.", field="trigger.event")
-        )
     findings.note(
         [*graph.problems(drawing, ways=_WAYS, idle=_IDLE), *pace.problems(version)]
     )
     event_type = EventType.objects.filter(name=version.event_name).first()
-    _check_event(version, event_type, findings)
+    for found in TRIGGERS[version.trigger_kind].check(version):
+        if isinstance(found, UserError):
+            findings.errors.append(found)
+        else:
+            findings.warnings.append(found)
     draft = Draft(version, event_type, drawing, database_now())
     for step in version.steps.all():
         findings.note(ACTIONS[step.action].check(step, draft))
@@ -109,9 +109,9 @@ def publish(
         if findings.errors:
             raise Several(findings.errors)
         approving.note_published(version, by=name, word=word)
-        version.event_type, _ = EventType.objects.get_or_create(
-            name=version.event_name, defaults={"kind": _KINDS[version.trigger_kind]}
-        )
+        now = database_now()
+        version.event_type = TRIGGERS[version.trigger_kind].prepare(version)
+        planned.hand_over(campaign, planned.at_work(campaign), version, now=now)
         freeze_texts(version)
         _await_events(version)
         _declare_goals(version)
@@ -119,7 +119,7 @@ def publish(
             status=Version.Status.SUPERSEDED
         )
         version.status = Version.Status.PUBLISHED
-        now = version.published_at = database_now()
+        version.published_at = now
         version.published_by = user  # type: ignore[assignment]
         version.save()
         if campaign.status == Campaign.Status.DRAFT:
@@ -210,10 +210,6 @@ def archive(campaign: Campaign) -> None:
         _mark_awaited()
 
 
-_KINDS = {
-    Version.Trigger.EVENT.value: Kind.CUSTOMER,
-    Version.Trigger.SYSTEM_EVENT.value: Kind.SYSTEM,
-}
 _WAYS = {name: action.ways for name, action in ACTIONS.items()}
 _IDLE = {name for name, action in ACTIONS.items() if action.is_idle}
 
@@ -248,7 +244,7 @@ def _mark_awaited() -> None:
             event_type=OuterRef("pk"),
             status=Version.Status.PUBLISHED,
             campaign__status=Campaign.Status.PUBLISHED,
-        )
+        ).exclude(trigger_kind__in=PLANNED)
     ) | Exists(
         # By runs of versions that were superseded as well, and while it is paused.
         Step.objects.filter(
@@ -290,26 +286,3 @@ def _declare_goals(version: Version) -> None:
         "config__goal__event", flat=True
     ):
         EventType.objects.get_or_create(name=goal, defaults={"kind": Kind.CUSTOMER})
-
-
-def _check_event(
-    version: Version, event_type: EventType | None, findings: Findings
-) -> None:
-    if event_type is None:
-        if version.event_name:
-            findings.warnings.append(
-                f"No event “{version.event_name}” has been seen yet. It is declared "
-                "now; check that the name is spelt as it will be sent."
-            )
-        return
-    if event_type.kind != _KINDS[version.trigger_kind]:
-        findings.errors.append(
-            DrawingInvalid(
-                f"“{event_type.name}” is a {event_type.get_kind_display().lower()}. "
-                "Choose the other trigger, or another event.",
-                field="trigger.event",
-            )
-        )
-        return
-    where = rules.parse_where(version.where)
-    findings.note(unseen({line.field for line in where}, event_type, who="The trigger"))

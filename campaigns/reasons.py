@@ -14,6 +14,8 @@ from django.utils.formats import date_format
 from django.utils.timezone import localtime
 
 from campaigns.models import Version
+from campaigns.triggers import TRIGGERS
+from events.models import Kind
 from events.sandbox import ConditionTried
 from segments import rules
 from segments.compile import events_matching, lookup
@@ -43,7 +45,7 @@ def conditions(
                 (line,),
                 event_ids,
                 event_type_id=version.event_type_id or 0,
-                system=version.trigger_kind == Version.Trigger.SYSTEM_EVENT,
+                system=TRIGGERS[version.trigger_kind].on == Kind.SYSTEM,
                 now=now,
             )
             for event_id in event_ids:

@@ -59,12 +59,7 @@ def look(coming: Coming, trial: Trial) -> After:
     """Which campaigns wait for the event, and what it would start in each."""
 
     def after(stored: Stored) -> list[CampaignTouched]:
-        kind = (
-            Version.Trigger.EVENT
-            if stored.kind == Kind.CUSTOMER
-            else Version.Trigger.SYSTEM_EVENT
-        )
-        versions = waiting_versions([stored.type_id], kind=kind)
+        versions = waiting_versions([stored.type_id], kind=Kind(stored.kind))
         if len(versions) > MOST:
             trial.note(
                 f"{len(versions):,} campaigns wait for “{stored.name}”; the {MOST} "

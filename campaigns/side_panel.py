@@ -17,8 +17,6 @@ from campaigns.actions import ACTIONS
 from campaigns.actions.base import ANSWERS, ASKING
 from campaigns.desk import Definition, Desk
 from campaigns.forms import (
-    EVENT_INPUT,
-    KINDS,
     KeyForm,
     NameForm,
     TriggerForm,
@@ -28,6 +26,8 @@ from campaigns.forms import (
 )
 from campaigns.graph import arrows, before
 from campaigns.picture import ways_out
+from campaigns.triggers import event_of, trigger_of
+from campaigns.triggers.event import EVENT_INPUT
 from campaigns.webhooks.answers import fields_seen
 from customers.models import Attribute
 from events.models import EventField, EventType, Kind
@@ -121,7 +121,12 @@ class TriggerPanel(Panel):
         return TriggerForm(self.data, initial=trigger_initial(self.desk.definition))
 
     def context(self) -> dict[str, Any]:
-        return {"form": self.form, "events_by_kind": events_by_kind()}
+        drawn = self.desk.draft or self.desk.published
+        return {
+            "form": self.form,
+            "events_by_kind": events_by_kind(),
+            "next_times": self.desk.next_times(drawn) if drawn else [],
+        }
 
     def save(self) -> None:
         if not self.form.is_valid():
@@ -441,10 +446,9 @@ def open_panel(desk: Desk, what: str, *, data: Any = None) -> Panel:
 
 def events_by_kind() -> dict[str, list[str]]:
     """The names of events that can start a campaign, by kind of trigger."""
-    names: dict[str, list[str]] = {kind: [] for kind in KINDS}
-    of_kind = {kind: trigger for trigger, kind in KINDS.items()}
+    names: dict[str, list[str]] = {"event": [], "system_event": []}
     for name, kind in EventType.objects.values_list("name", "kind"):
-        names[of_kind[kind]].append(name)  # type: ignore[index]
+        names["event" if kind == Kind.CUSTOMER else "system_event"].append(name)
     return names
 
 
@@ -459,7 +463,8 @@ def place_in_words(definition: Definition, after: str, way: str) -> str:
 def step_context(panel: Panel, action: str, form: forms.Form) -> dict[str, Any]:
     """What the form of a step needs on its panel."""
     kind = ACTIONS[action]
-    event = panel.desk.definition["trigger"].get("event") or ""
+    trigger, _ = trigger_of(panel.desk.definition)
+    event = event_of(panel.desk.definition)
     channel = getattr(kind, "channel", None)
     context: dict[str, Any] = {
         "action": kind,
@@ -475,7 +480,7 @@ def step_context(panel: Panel, action: str, form: forms.Form) -> dict[str, Any]:
         context |= {
             "channel": str(channel),
             "templates": Template.objects.filter(channel=channel).only("name"),
-            "variables": variables(event, panel.answers),
+            "variables": variables(event, panel.answers, trigger.carries),
             "chosen_template": panel.params.get("template", ""),
         }
     elif kind.takes_values:
@@ -485,8 +490,13 @@ def step_context(panel: Panel, action: str, form: forms.Form) -> dict[str, Any]:
     return context
 
 
-def variables(event: str, answers: Mapping[str, list[str]]) -> list[dict[str, Any]]:
-    """Groups of variables that a text may use, to be put in by a click."""
+def variables(
+    event: str,
+    answers: Mapping[str, list[str]],
+    carries: Mapping[str, str] | None = None,
+) -> list[dict[str, Any]]:
+    """Groups of variables that a text may use, to be put in by a click. `carries`:
+    the fields of an event that we record ourselves, and their labels."""
     return [
         _of_event(event, lambda code: _variable(f"eventContext.{code}")),
         *_of_answers(answers, _variable),

@@ -7,7 +7,16 @@ from collections.abc import Callable
 
 from celery import shared_task
 
-from campaigns import broadcast, checker, dispatch, engine, kept, measuring, moving
+from campaigns import (
+    broadcast,
+    checker,
+    dispatch,
+    engine,
+    kept,
+    measuring,
+    moving,
+    planned,
+)
 from campaigns.bells import CALL, COUNT, REHEARSE, TICK, WALK
 from campaigns.rehearsal import orders
 from campaigns.webhooks import send
@@ -20,7 +29,8 @@ SECONDS = 20
 
 @shared_task(name=TICK)
 def tick() -> None:
-    """Pending events → runs and broadcasts; due runs one step on; runs moved.
+    """Pending events and planned times → runs and broadcasts; due runs one step on;
+    runs moved.
 
     A part that fails is left alone until the next tick, and stops none of the others.
     """
@@ -31,6 +41,7 @@ def tick() -> None:
         # One after the other in every round, so that none starves.
         done = 0
         for part in (
+            _start_planned,
             _start_broadcasts,
             dispatch.dispatch_events,
             engine.settle_runs,
@@ -50,6 +61,13 @@ def tick() -> None:
     _until_done(work, again=TICK)
     if faults:
         raise ExceptionGroup(", ".join(faults), list(faults.values()))
+
+
+def _start_planned() -> int:
+    started = planned.start_planned()
+    if started:
+        doorbell.ring(WALK)
+    return started
 
 
 def _start_broadcasts() -> int:

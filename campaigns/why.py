@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Protocol
@@ -36,6 +36,7 @@ from campaigns.models import (
     TurnedAway,
     Version,
 )
+from campaigns.triggers import PLANNED, TRIGGERS
 from campaigns.way import Stop, moves, say_moved, stops, waits_for
 from customers.models import Customer, FormerId
 from events.history import Item, items
@@ -58,6 +59,10 @@ from smartcomm.core.errors import UserError
 from smartcomm.core.paging import Page, Place, Stream, merge, newest_below
 
 Meta = msgspec.Meta
+
+NOT_MATCHED = "The filter it begins with did not match them when it came to them."
+NOT_MEANT = "They were not among those it was for when it came to them."
+CHANGED = "It would match them now: what it looks at has changed since."
 
 #: So many events of a customer are told at once.
 PER_PAGE = 20
@@ -85,6 +90,9 @@ class Because(StrEnum):
     ENTRY_RULE = "entry_rule"
     FILTER = "filter_negative"
     CAME_LATER = "customer_came_later"
+    NOT_REACHED = "date_not_reached"
+    NOT_IN_SEGMENT = "not_in_segment"
+    LEFT_OUT = "planned_time_left_out"
     BROADCAST_FAILED = "broadcast_failed"
     BROADCAST_ENDED = "broadcast_ended"
     IN_QUEUE = "in_queue"
@@ -317,16 +325,24 @@ def _events(
     customer: Customer, versions: Sequence[Version], *, before: str
 ) -> Page[Item | Lone]:
     """The events that the campaign has ever waited for, newest first."""
-    types = {version.event_type_id for version in versions}
+    types = {
+        version.event_type_id
+        for version in versions
+        if version.trigger_kind not in PLANNED
+    }
     own = Event.objects.filter(customer=customer, type_id__in=types)
-    system = SystemEvent.objects.filter(type_id__in=types)
-    kinds = {version.trigger_kind for version in versions}
+    # Planned times of other campaigns have the same type.
+    planned = Broadcast.objects.filter(
+        system_event=OuterRef("pk"), campaign__in={one.campaign_id for one in versions}
+    )
+    system = SystemEvent.objects.filter(Q(type_id__in=types) | Exists(planned))
+    kinds = {TRIGGERS[version.trigger_kind].on for version in versions}
     streams: dict[int, Stream[Item | Lone]] = {}
-    if Version.Trigger.EVENT in kinds:
+    if Kind.CUSTOMER in kinds:
         streams[OWN] = lambda bound, limit: items(
             newest_below(own, "occurred_at", bound, limit), Kind.CUSTOMER
         )
-    if Version.Trigger.SYSTEM_EVENT in kinds:
+    if Kind.SYSTEM in kinds:
         streams[SYSTEM] = lambda bound, limit: items(
             newest_below(system, "occurred_at", bound, limit), Kind.SYSTEM
         )
@@ -596,6 +612,11 @@ class _Known:
                 f"“{version.event_name}”, and this is “{item.name}”.",
             )
             return
+        if version.trigger_kind in PLANNED:
+            yield _stored(
+                Because.OTHER_EVENT, "This time was planned for another campaign."
+            )
+            return
         moment = self._moment(item)
         if is_too_old(version, item.occurred_at, now=moment):
             yield _stored(
@@ -639,6 +660,13 @@ class _Known:
                 "campaign had begun to go through it "
                 f"({on(broadcast.created_at)}).",
             )
+        if (
+            version.trigger_kind in PLANNED
+            and broadcast.status == Broadcast.Status.FINISHED
+            and broadcast.reason not in ("", ARCHIVED)
+            and not broadcast.examined
+        ):
+            return no(Because.LEFT_OUT, broadcast.reason)
         if broadcast.reason and self._lacks_a_field(version, item):
             return no(Because.FILTER, broadcast.reason)
         if version.pace:
@@ -664,10 +692,12 @@ class _Known:
             told = _stored(Because.UNDER_WAY, _under_way(broadcast))
             return _Verdict(Outcome.NOT_YET, version, reasons=(told,))
         first = self.first_steps.get(version.pk)
+        if version.trigger_kind in PLANNED:
+            return no(Because.FILTER, NOT_MEANT)
         if first is not None and is_leading_filter(first):
             return no(
                 Because.FILTER,
-                "The filter it begins with did not match them when it came to them.",
+                NOT_MATCHED,
             )
         return _not_started(version, [self._unexplained(broadcast.campaign, item)])
 
@@ -812,6 +842,7 @@ def _in_full(known: _Known, campaign: Campaign, one: Item | Lone) -> WhyAnswer:
     found = list(verdict.reasons)
     if event is not None and found and _asks_the_filter(known, campaign, event, found):
         found[0] = _with_tree(known, campaign, event, found[0])
+        verdict = replace(verdict, reasons=tuple(found))
     return WhyAnswer(
         event=_event_out(event) if event else None,
         outcome=verdict.outcome,
@@ -857,6 +888,14 @@ def _with_tree(
 ) -> WhyReason:
     """The same with the filter's tree, by the clock of when the broadcast ended."""
     broadcast = known.broadcasts[campaign.pk, item.kind, item.pk]
+    if broadcast.version.trigger_kind in PLANNED:
+        found = _not_meant(known, broadcast, item)
+        first = known.first_steps.get(broadcast.version_id)
+        if found is not None:
+            return found
+        if first is None or first.action != "filter_customers":
+            return msgspec.structs.replace(reason, sentence=f"{NOT_MEANT} {CHANGED}")
+        reason = msgspec.structs.replace(reason, sentence=NOT_MATCHED)
     tree = _tree(
         known.first_steps.get(broadcast.version_id),
         known.customer,
@@ -886,14 +925,30 @@ def _kept_out(customer: Customer, broadcast: Broadcast, *, now: datetime) -> str
 
 
 _MATCHES = {
-    (Because.FILTER, True): " It would match them now: what it looks at has changed "
-    "since.",
+    (Because.FILTER, True): f" {CHANGED}",
     (Because.FILTER, False): "",
     (Because.UNDER_WAY, True): " They match now.",
     (Because.UNDER_WAY, False): " They do not match now.",
     (Because.BROADCAST_ENDED, True): " They matched then.",
     (Because.BROADCAST_ENDED, False): " They did not match then.",
 }
+
+
+def _not_meant(known: _Known, broadcast: Broadcast, item: Item) -> WhyReason | None:
+    """Which of the rules the customer does not meet whom a planned time is for."""
+    version = broadcast.version
+    at = broadcast.finished_at or known.now
+    for part in PLANNED[version.trigger_kind].audience(
+        version.trigger_config, item.context
+    ):
+        try:
+            tree = explain(part.rule, known.customer.pk, now=part.clock or at)
+        except UserError:
+            continue  # It takes too long.
+        if not tree.holds:
+            told = f"{part.unless[:1].upper()}{part.unless[1:]}."
+            return WhyReason(Because(part.because), told, stored=False, tree=tree)
+    return None
 
 
 def _tree(
@@ -1040,7 +1095,14 @@ def _nothing_came(
 
 
 def _no_event(version: Version) -> str:
-    is_system = version.trigger_kind == Version.Trigger.SYSTEM_EVENT
+    if version.trigger_kind in PLANNED:
+        if version.next_at is None:
+            return "No time that it was planned for has come, and none comes any more."
+        return (
+            "No time that it is planned for has come yet; the first is "
+            f"{on(version.next_at)}."
+        )
+    is_system = TRIGGERS[version.trigger_kind].on == Kind.SYSTEM
     told = (
         f"No “{version.event_name}” has come in"
         if is_system
@@ -1104,7 +1166,7 @@ def lately(customer: Customer, *, now: datetime) -> list[Line]:
                 campaign=OuterRef("pk"),
                 event_type__in=latest,
                 status=Version.Status.PUBLISHED,
-            )
+            ).exclude(trigger_kind__in=PLANNED)
         )
         & ~Q(status=Campaign.Status.ARCHIVED)
     ).order_by("-pk")[:MOST_CAMPAIGNS]
@@ -1140,7 +1202,11 @@ def _latest(customer: Customer) -> dict[int, Item]:
 def _latest_line(
     known: _Known, campaign: Campaign, latest: Mapping[int, Item], run: Run | None
 ) -> WhyLine | None:
-    types = {version.event_type_id for version in known.history.versions[campaign.pk]}
+    types = {
+        version.event_type_id
+        for version in known.history.versions[campaign.pk]
+        if version.trigger_kind not in PLANNED
+    }
     events = [item for pk, item in latest.items() if pk in types]
     item = max(events, key=lambda one: one.place, default=None)
     if run is not None and (item is None or run.started_at > item.received_at):

@@ -23,6 +23,8 @@ from smartcomm.core.paging import Page, Place, Stream, merge, newest_below
 #: At the same moment a customer's own event stands above a system event.
 SYSTEM_EVENTS, CUSTOMER_EVENTS = 1, 2
 
+_apart: set[str] = set()
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -78,6 +80,9 @@ def streams(
     """The same as streams to be merged, by their number."""
     own = Event.objects.filter(customer=customer)
     system = SystemEvent.objects.filter(occurred_at__gte=known_since(customer))
+    if not name:
+        apart = EventType.objects.filter(name__in=_apart)
+        system = system.exclude(type__in=apart)
     if name:
         # Looked up first: the type's number is in the index, its name is not.
         types = EventType.objects.filter(name=name)
@@ -89,6 +94,12 @@ def streams(
         CUSTOMER_EVENTS: _stream(own, Kind.CUSTOMER, since, until, text),
         SYSTEM_EVENTS: _stream(system, Kind.SYSTEM, since, until, text),
     }
+
+
+def set_apart(*names: str) -> None:
+    """Show system events of these names only to who asks for them by name. For apps
+    above, which record many that concern few."""
+    _apart.update(names)
 
 
 def known_since(customer: Customer) -> datetime:

@@ -25,6 +25,7 @@ from segments import rules, saving
 from segments.compile import compile_rule
 from segments.models import ListChange, ListMiss, Segment
 from segments.reading import TooDear, too_long
+from segments.upkeep.applying import Moved, announce
 from smartcomm.core.clock import database_now
 from smartcomm.core.db import QUERY_CANCELED, execute, fetch_all, sqlstate
 from smartcomm.core.errors import Conflict, Invalid
@@ -93,17 +94,17 @@ ADD = """
         INSERT INTO segments_membership (customer_id, segment_id, since)
         SELECT id, %(segment)s, %(now)s FROM customers_customer WHERE id IN ({found})
             ON CONFLICT DO NOTHING
-        RETURNING 1
+        RETURNING customer_id
     )
-    SELECT count(*) FROM moved
+    SELECT count(*), array_agg(customer_id) FILTER (WHERE %(told)s) FROM moved
 """
 REMOVE = """
     WITH moved AS (
         DELETE FROM segments_membership
          WHERE segment_id = %(segment)s AND customer_id IN ({found})
-        RETURNING 1
+        RETURNING customer_id
     )
-    SELECT count(*) FROM moved
+    SELECT count(*), array_agg(customer_id) FILTER (WHERE %(told)s) FROM moved
 """
 REMOVE_OTHERS = """
     WITH moved AS (
@@ -111,9 +112,9 @@ REMOVE_OTHERS = """
          WHERE segment_id = %(segment)s AND NOT EXISTS (
              SELECT 1 FROM list_found
               WHERE list_found.customer_id = member.customer_id)
-        RETURNING 1
+        RETURNING customer_id
     )
-    SELECT count(*) FROM moved
+    SELECT count(*), array_agg(customer_id) FILTER (WHERE %(told)s) FROM moved
 """
 FROM_LINES = "SELECT customer_id FROM list_found"
 FROM_IDS = "SELECT unnest(%(ids)s::bigint[])"
@@ -499,9 +500,14 @@ def _move(
     params = {
         "segment": segment.pk,
         "now": now,
+        "told": segment.is_watched,
         **more,
     }
-    return int(fetch_all(statement.replace("{found}", found), params)[0][0])
+    count, ids = fetch_all(statement.replace("{found}", found), params)[0]
+    if ids:
+        moved = Moved(come=ids) if statement is ADD else Moved(gone=ids)
+        announce(segment, moved, now=now)
+    return int(count)
 
 
 def _within_limit(statement: str, params: Sequence[Any]) -> int:

@@ -108,12 +108,12 @@ def _months_on(moment: datetime, months: int) -> datetime:
     if not MINYEAR < year < MAXYEAR:
         raise OverflowError
     try:
-        return _instant(wall.replace(year=year, month=month))
+        return instant(wall.replace(year=year, month=month))
     except ValueError:  # No such day.
-        return _instant(datetime(year + month // 12, month % 12 + 1, 1))  # noqa: DTZ001
+        return instant(datetime(year + month // 12, month % 12 + 1, 1))  # noqa: DTZ001
 
 
-def _instant(wall: datetime) -> datetime:
+def instant(wall: datetime) -> datetime:
     """What the clocks show at that time; of a time that they skip, when they do."""
     aware = wall.replace(tzinfo=zone())
     found = aware.astimezone(UTC)

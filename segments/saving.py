@@ -229,12 +229,8 @@ def checked(wanted: Wanted, segment: Segment) -> Wanted:
     if segment.is_static:
         if wanted.rule is not None:
             raise Invalid("A list has no rule.", field="rule")
-        if wanted.is_watched:
-            raise Invalid(
-                "A list records no events: its customers come and go by hand.",
-                field="watched",
-            )
-        return Wanted(name, wanted.description)
+        _refuse_silence(wanted, segment)
+        return Wanted(name, wanted.description, is_watched=wanted.is_watched)
     rule = rules.parse(wanted.rule)
     data = rules.to_json(rule)
     if data != segment.rule:
@@ -242,9 +238,16 @@ def checked(wanted: Wanted, segment: Segment) -> Wanted:
             usage.refuse_circle(segment.pk, rule)
         usage.refuse_archived(rule)
         Dictionary.of(rule)  # Refuses names that do not exist.
+    _refuse_silence(wanted, segment)
     if wanted.is_watched and (data != segment.rule or not segment.is_watched):
         refuse_feeding(Segment(pk=segment.pk, rule=data, is_watched=True))
     return Wanted(name, wanted.description, data, wanted.is_watched)
+
+
+def _refuse_silence(wanted: Wanted, segment: Segment) -> None:
+    """A segment goes on telling who comes and goes while anybody answers that."""
+    if segment.pk and segment.is_watched and not wanted.is_watched:
+        usage.refuse_if_awaited(segment)
 
 
 def _write(segment: Segment, named: list[str] | None = None) -> None:

@@ -36,6 +36,8 @@ class Use:
     url: str
     #: It works now: a segment that is not archived, a campaign that is published.
     is_live: bool
+    #: It answers the events by which a watched segment tells who comes and goes.
+    needs_events: bool = False
 
     def __str__(self) -> str:
         return f"the {self.kind} “{self.name}”"
@@ -101,6 +103,16 @@ def refuse_if_at_work(segment: Segment) -> None:
         raise Conflict(
             f"The segment “{segment}” is used by {_named(uses)}. Change or archive "
             "that first, then archive this one.",
+            code="segment_used",
+        )
+
+
+def refuse_if_awaited(segment: Segment) -> None:
+    """Raise Conflict if something that works now answers who comes and goes."""
+    if uses := [one for one in uses_of(segment.pk) if one.is_live and one.needs_events]:
+        raise Conflict(
+            f"Who enters and leaves “{segment}” starts {_named(uses)}. Change or "
+            "archive that first, then have it record no more events.",
             code="segment_used",
         )
 

@@ -204,9 +204,11 @@ def draft(
     name: str = "",
     entry: dict[str, Any] | None = None,
     pace: dict[str, Any] | None = None,
+    starts: dict[str, Any] | None = None,
     **trigger: Any,
 ) -> Campaign:
-    """A campaign with a draft: make.draft(make.sms(), on="Call received")."""
+    """A campaign with a draft: make.draft(make.sms(), on="Call received"), or with a
+    trigger of another kind: starts={"kind": "segment_entered", "segment": 5}."""
     from campaigns import drawing
 
     campaign = Campaign.objects.create(name=name or f"Campaign {next(_numbers)}")
@@ -214,7 +216,8 @@ def draft(
     drawing.save_draft(
         campaign,
         {
-            "trigger": {
+            "trigger": starts
+            or {
                 "kind": "system_event" if system else "event",
                 "event": on,
                 **trigger,

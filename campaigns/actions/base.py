@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 
 from django import forms
 
-from campaigns.actions.checks import Draft, error, unseen
+from campaigns.actions.checks import Draft, error
 from campaigns.graph import Problem
 from campaigns.models import Run, Step
+from campaigns.unseen import unseen
 from smartcomm.core.errors import Invalid
 
 Config = dict[str, Any]
@@ -108,6 +109,10 @@ class Action(ABC):
         """The fields of the event that started the run, by path, that it needs."""
         return set()
 
+    def all_codes(self, config: Config) -> set[str]:
+        """The same, and those that it can do without."""
+        return self.event_codes(config)
+
     def answers_asked(self, config: Config) -> set[str]:
         """The steps whose answers it speaks of."""
         return asked_of(self.event_codes(config))
@@ -118,16 +123,26 @@ class Action(ABC):
         An action that has more to ask says so first, and then asks this.
         """
         yield from self._check_answers(step, draft)
+        if draft.carries is not None:
+            yield from self._check_carried(step, draft, draft.carries)
+            return
         yield from unseen(
-            {
-                code
-                for code in self.event_codes(step.config)
-                if not code.startswith(f"{ANSWERS}.")
-            },
+            _of_event(self.event_codes(step.config)),
             draft.event_type,
             who=f"The {self.noun} “{step.key}”",
             step=step.key,
         )
+
+    def _check_carried(
+        self, step: Step, draft: Draft, carries: Mapping[str, str]
+    ) -> Iterator[Problem]:
+        """An event that we record ourselves says this, and never anything else."""
+        for code in sorted(_of_event(self.all_codes(step.config)) - carries.keys()):
+            yield error(
+                step,
+                f"“{step.key}” asks for “{code}”, which “{draft.version.event_name}” "
+                f"never has; it says {', '.join(carries)}.",
+            )
 
     def _check_answers(self, step: Step, draft: Draft) -> Iterator[Problem]:
         """An answer is there only after the step that asks for it."""
@@ -179,6 +194,10 @@ class Action(ABC):
 def asked_of(codes: set[str]) -> set[str]:
     """The steps whose answers these paths lead into."""
     return {code.split(".")[1] for code in codes if code.startswith(f"{ANSWERS}.")}
+
+
+def _of_event(codes: set[str]) -> set[str]:
+    return {code for code in codes if not code.startswith(f"{ANSWERS}.")}
 
 
 def only(config: object, known: set[str]) -> Config:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -11,7 +11,9 @@ from typing import Any
 from campaigns import graph
 from campaigns.graph import Problem
 from campaigns.models import Step, Version
-from events.models import EventField, EventType, Kind
+from campaigns.triggers import TRIGGERS
+from campaigns.unseen import unseen
+from events.models import EventType, Kind
 from segments import rules
 
 
@@ -26,6 +28,11 @@ class Draft:
     event_type: EventType | None
     drawing: dict[str, Any]
     now: datetime
+
+    @property
+    def carries(self) -> Mapping[str, str] | None:
+        """All that the event which starts it says; None: whatever a source sends."""
+        return TRIGGERS[self.version.trigger_kind].carries
 
     @cached_property
     def arrows(self) -> dict[str, list[str]]:
@@ -48,35 +55,6 @@ def error(step: Step, message: str) -> Problem:
 
 def warning(step: Step, message: str) -> Problem:
     return Problem("warning", step.key, message)
-
-
-def unseen(
-    codes: set[str], event_type: EventType | None, *, who: str, step: str = ""
-) -> Iterator[Problem]:
-    """Fields that no event of the type has had, or can have. `who` asks for them."""
-    if event_type is None or not codes:
-        return
-    seen = set(
-        EventField.objects.filter(
-            type=event_type, code__in=codes | {outermost(code) for code in codes}
-        ).values_list("code", flat=True)
-    )
-    is_enforced = event_type.mode == EventType.Mode.ENFORCED
-    for code in sorted(codes - seen):
-        if is_enforced and outermost(code) not in seen:
-            yield Problem(
-                "error",
-                step,
-                f"{who} asks for “{code}”, which no “{event_type.name}” can carry: the "
-                "event is enforced, and declares no such field. Declare it, or choose "
-                "another field.",
-            )
-        else:
-            yield Problem(
-                "warning",
-                step,
-                f"{who} asks for “{code}”, which no “{event_type.name}” has had yet.",
-            )
 
 
 def named_event(step: Step, asked: dict[str, Any], what: str) -> Iterator[Problem]:
@@ -103,8 +81,3 @@ def named_event(step: Step, asked: dict[str, Any], what: str) -> Iterator[Proble
             who=f"The step “{step.key}”",
             step=step.key,
         )
-
-
-def outermost(code: str) -> str:
-    """The field of a path: address, of address.city."""
-    return code.partition(".")[0]

@@ -110,6 +110,14 @@ class Send(Action):
             )
         return str(code)
 
+    def all_codes(self, config: Config) -> set[str]:
+        return self.event_codes(config) | {
+            variable.removeprefix(contract.CONTEXT)
+            for name in self.texts
+            for variable in render.variables(config[name])
+            if variable.startswith(contract.CONTEXT)
+        }
+
     def answers_asked(self, config: Config) -> set[str]:
         return asked_of(
             {
@@ -121,7 +129,9 @@ class Send(Action):
 
     def check(self, step: Step, draft: Draft) -> Iterator[Problem]:
         texts = [step.config[name] for name in self.texts]
-        for finding in contract.check(texts, draft.version.event_name):
+        # What an event of ours says is asked below.
+        event = draft.version.event_name if draft.carries is None else ""
+        for finding in contract.check(texts, event):
             yield warning(step, f"In “{step.key}”: {finding.message}")
         yield from super().check(step, draft)
 

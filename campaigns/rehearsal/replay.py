@@ -19,9 +19,11 @@ from campaigns.broadcast import walk_broadcasts
 from campaigns.dispatch import dispatch_events, dispatch_system_events
 from campaigns.engine import advance_runs, settle_runs
 from campaigns.models import Broadcast, Campaign, Step, Version
+from campaigns.planned import start_planned
 from campaigns.publish import freeze_texts
 from campaigns.rehearsal.stage import tidy_stage, turn_clock
-from events.models import Event, EventType, SystemEvent
+from campaigns.triggers import PLANNED, TRIGGERS
+from events.models import Event, EventType, Kind, SystemEvent
 from messaging.channels import Outcome, Outgoing, Provider, Result, provider_class
 from messaging.send import send_messages
 from smartcomm.core.db import execute, fetch_all
@@ -117,10 +119,17 @@ def publish_on_stage(version: Version, *, at: datetime) -> Version:
     for step in version.steps.filter(action="wait_for_event"):
         step.event_type = EventType.objects.filter(name=step.config["event"]).first()
         step.save(update_fields=["event_type"])
+    event_type = EventType.objects.filter(name=version.event_name).first()
+    next_at = None
+    if planned := PLANNED.get(version.trigger_kind):
+        # Declares the type, if need be: all that is written beside the stage.
+        event_type = planned.prepare(version)
+        next_at = planned.plan(version.trigger_config).after(at)
     Version.objects.filter(pk=version.pk).update(
         status=Version.Status.PUBLISHED,
         published_at=at,
-        event_type=EventType.objects.filter(name=version.event_name).first(),
+        event_type=event_type,
+        next_at=next_at,
     )
     Campaign.objects.filter(pk=version.campaign_id).update(
         status=Campaign.Status.PUBLISHED
@@ -157,6 +166,8 @@ def replay(
         if now >= end:
             break
     turn_clock(end)
+    if version.trigger_kind in PLANNED:
+        events = Broadcast.objects.count()
     return Replayed(events, ticks, tick)
 
 
@@ -167,6 +178,7 @@ def work_until_quiet(now: datetime, *, is_rehearsal: bool = True) -> None:
     """
     ways_out = _pretended if is_rehearsal else provider_class
     parts: list[Callable[[], int]] = [
+        lambda: start_planned(now=now),
         lambda: dispatch_system_events(now=now),
         lambda: walk_broadcasts(now=now),
         lambda: dispatch_events(now=now),
@@ -191,7 +203,7 @@ def write_script(version: Version, *, begin: datetime, end: datetime) -> None:
     """Take the events that matter, in the order in which they come in."""
     waited_for = Step.objects.filter(version=version, event_type__isnull=False)
     types = set(waited_for.values_list("event_type", flat=True))
-    if version.trigger_kind == Version.Trigger.EVENT and version.event_type_id:
+    if _on(version) == Kind.CUSTOMER and version.event_type_id:
         types.add(version.event_type_id)
     turn_clock(end)
     execute(
@@ -200,6 +212,10 @@ def write_script(version: Version, *, begin: datetime, end: datetime) -> None:
     )
     execute("CREATE INDEX ON rehearsal_event (occurred_at)")
     execute("ANALYZE rehearsal_event")
+
+
+def _on(version: Version) -> Kind:
+    return TRIGGERS[version.trigger_kind].on
 
 
 def _count(version: Version, begin: datetime, end: datetime) -> int:

@@ -30,6 +30,7 @@ from campaigns.models import (
     Version,
     WebhookCall,
 )
+from campaigns.triggers import PLANNED
 from events.models import Event, PendingEvent, PendingSystemEvent, SystemEvent
 from messaging.models import Content, Delivery, Hold, Message
 from smartcomm.core.db import execute, fetch_all
@@ -55,7 +56,8 @@ WRITTEN: list[type[models.Model]] = [
     Delivery,
     Hold,
 ]
-#: What is seen as it was.
+#: What is seen as it was; where the version itself plans system events, these are
+#: written, and only they are there.
 SEEN: list[type[models.Model]] = [Event, SystemEvent]
 
 TABLE = "CREATE TEMPORARY TABLE {name} (LIKE {real} INCLUDING ALL)"
@@ -91,10 +93,13 @@ def set_stage(version: Version) -> None:
     real = {
         model: f"{_schema(model)}.{model._meta.db_table}" for model in [*WRITTEN, *SEEN]
     }
+    plans: list[type[models.Model]] = (
+        [SystemEvent] if version.trigger_kind in PLANNED else []
+    )
     with transaction.atomic():
-        for model in WRITTEN:
+        for model in [*WRITTEN, *plans]:
             execute(TABLE.format(name=model._meta.db_table, real=real[model]))
-        for model in SEEN:
+        for model in set(SEEN).difference(plans):
             execute(VIEW.format(name=model._meta.db_table, real=real[model]))
         for model, column, of in (
             (Campaign, "id", version.campaign_id),

@@ -13,6 +13,7 @@ from campaigns.actions import ACTIONS
 from campaigns.actions.webhook import NAME
 from campaigns.desk import Desk
 from campaigns.forms import read_config, step_form
+from campaigns.triggers import event_of
 from campaigns.webhooks import body
 from campaigns.webhooks.trying import try_call
 
@@ -39,7 +40,7 @@ def try_view(desk: Desk) -> HttpResponse:
             config,
             asker,
             external_id=request.POST.get("customer", "").strip(),
-            event_name=desk.definition["trigger"].get("event") or "",
+            event_name=event_of(desk.definition),
             now=timezone.now(),
         )
         desk.admin.log_change(request, desk.campaign, "A test call was sent.")

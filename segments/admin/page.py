@@ -140,7 +140,7 @@ class ListForm(SegmentForm):
     rule = None  # type: ignore[assignment]
 
     class Meta(SegmentForm.Meta):
-        fields: Any = ("name", "description")
+        fields: Any = ("name", "description", "is_watched")
 
 
 class Conflict:
@@ -186,7 +186,7 @@ class SegmentPage(SegmentList):
         if obj is not None and not self.has_change_permission(request, obj):
             return ("name", "description", "in_words")
         if obj is not None and obj.is_static:
-            return ("name", "description")
+            return ("name", "description", "is_watched")
         return ("name", "description", "rule", "is_watched")
 
     @display(description="Rule")

@@ -117,7 +117,7 @@
     // What came back with errors is still not saved.
     const form = panel()?.querySelector(".cp-form");
     if (form?.querySelector("[role=alert]")) form.classList.add("cp-dirty");
-    offerEvents();
+    showTrigger();
     showDays();
     setZoom(chosenZoom());
   }
@@ -185,11 +185,26 @@
 
   /* The trigger's form -------------------------------------------------------- */
 
-  // The event's name is offered from those of the chosen kind.
-  function offerEvents() {
+  // The fields of the chosen kind; the event's name is offered from those of it.
+  function showTrigger() {
     const kind = document.querySelector("input[name=trigger-kind]:checked")?.value;
+    for (const own of document.querySelectorAll("[data-triggers]")) {
+      own.hidden = !own.dataset.triggers.split(" ").includes(kind);
+    }
+    for (const part of document.querySelectorAll("[data-when]")) {
+      const [field, ...values] = part.dataset.when.split(" ");
+      const input = document.querySelector(`select[name="${field}"], input[name="${field}"]:checked`);
+      part.hidden = !values.includes(input?.value) && !part.querySelector(".cp-has-wrong");
+    }
     const name = document.querySelector("input[name=trigger-event].cp-event-name");
     if (name) name.setAttribute("list", `cp-events-${kind || "event"}`);
+  }
+
+  // What is usual for the chosen kind, unless another number was typed.
+  function offerHours(radio) {
+    const hours = document.querySelector("input[name=trigger-max_age_hours]");
+    const usual = [...document.querySelectorAll(".cp-choice[data-hours]")].map((one) => one.dataset.hours);
+    if (hours && usual.includes(hours.value)) hours.value = radio.closest("[data-hours]").dataset.hours;
   }
 
   function showDays() {
@@ -200,9 +215,10 @@
 
   document.addEventListener("change", (event) => {
     const target = event.target;
-    if (target.name === "trigger-kind") offerEvents();
-    else if (target.name === "trigger-entry") showDays();
-    else if (target.dataset?.fetch && target.value) fetchPanel(target);
+    if (target.name === "trigger-kind") offerHours(target);
+    if (target.name?.startsWith("trigger-")) showTrigger();
+    if (target.name === "trigger-entry") showDays();
+    if (target.dataset?.fetch && target.value) fetchPanel(target);
   });
 
   // Whoever writes into a field that belongs to a choice has chosen it.

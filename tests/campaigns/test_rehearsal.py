@@ -11,6 +11,7 @@ import pytest
 from django.db import connection, connections
 from django.utils import timezone
 
+from campaigns import planned
 from campaigns.actions import ACTIONS
 from campaigns.models import Campaign, Passage, Rehearsal, Run, TurnedAway, Version
 from campaigns.publish import publish
@@ -484,3 +485,43 @@ def test_what_cannot_be_rehearsed_is_refused():
 )
 def test_ticks_are_whole_minutes_and_not_too_many(days, minutes):
     assert tick_for(timedelta(days=days)) == timedelta(minutes=minutes)
+
+
+def test_planned_times_are_rehearsed_as_they_are_kept():
+    """The days before, and then the same days again, live."""
+    for number in range(8):
+        day = (BEGIN + timedelta(days=number)).date()
+        make.reachable(f"B-{number}", birth_date=day.replace(year=day.year - 30))
+    campaign = make.draft(
+        make.step("sms", "send_sms", {"text": "{{ client.eventContext.date }}"}),
+        starts={
+            "kind": "date",
+            "attribute": "birth_date",
+            "days": -1,
+            "yearly": True,
+            "at": "09:00",
+        },
+    )
+    version = campaign.versions.get()
+    told = rehearsed(version)
+
+    assert not SystemEvent.objects.exists()
+    assert not Run.objects.exists()
+    assert told["events"] == DAYS
+    assert told["report"]["entered"] == DAYS
+    assert sum(told["runs_by_day"].values()) == DAYS
+    assert {one["event"] for one in told["samples"]} == {"date.reached"}
+
+    publish(campaign)
+    Version.objects.update(
+        published_at=BEGIN, next_at=planned.next_times(version, 1, now=BEGIN)[0]
+    )
+    clock = BEGIN
+    while clock < END:
+        clock += timedelta(minutes=10)
+        work_until_quiet(clock, is_rehearsal=False)
+    [live] = report(campaign)["versions"]
+    for numbers in (live, told["report"]):
+        numbers.pop("published_at", None)
+        numbers.pop("status")
+    assert live == told["report"]

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
+from datetime import timedelta
 
 import pytest
 from django.db import transaction
 from django.utils import timezone
 
-from campaigns import dispatch, engine, publish
+from campaigns import dispatch, drawing, engine, publish
 from campaigns.broadcast import walk_broadcasts
 from campaigns.dispatch import dispatch_events, dispatch_system_events
 from campaigns.engine import advance_runs, settle_runs
-from campaigns.models import Broadcast, Campaign, Entry, Passage, Run
-from events.models import EventType, PendingEvent
+from campaigns.models import Broadcast, Campaign, Entry, Passage, Run, Version
+from campaigns.planned import start_planned
+from events.models import EventType, PendingEvent, SystemEvent
 from messaging.models import Message
 from tests import make
 from tests.races.together import at_once
@@ -210,3 +212,55 @@ def test_engines_in_each_other_s_way_are_no_run_s_fault(monkeypatch):
     runs = Run.objects.values_list("status", "attempts", "reason")
     assert list(runs) == [("finished", 0, "")] * 2
     assert Passage.objects.count() == 6
+
+
+def test_two_workers_start_a_planned_time_once():
+    for _ in range(3):
+        make.customer()
+    campaigns = [
+        make.campaign(
+            starts={
+                "kind": "schedule",
+                "at": "2020-01-01T09:00",
+                "repeat": {"every": 1, "unit": "day"},
+            }
+        )
+        for _ in range(5)
+    ]
+    now = timezone.now() + timedelta(days=1)
+
+    at_once(4, lambda _: start_planned(now=now))
+    while start_planned(now=now):
+        pass
+    at_once(4, lambda _: until_none(lambda: walk_broadcasts(now=now)))
+
+    assert Broadcast.objects.count() == SystemEvent.objects.count() == 5
+    assert Run.objects.count() == 15
+    assert set(Run.objects.values_list("campaign", flat=True)) == {
+        campaign.pk for campaign in campaigns
+    }
+
+
+def test_publishing_and_starting_at_once_neither_double_nor_lose_a_time():
+    make.customer()
+    daily = {
+        "kind": "schedule",
+        "at": "2020-01-01T09:00",
+        "repeat": {"every": 1, "unit": "day"},
+    }
+    for _ in range(6):
+        campaign = make.campaign(starts=daily)
+        Version.objects.filter(campaign=campaign).update(
+            next_at=timezone.now() - timedelta(minutes=1)
+        )
+        drawing.save_draft(campaign, drawing.as_json(campaign.versions.get()))
+        deeds = [
+            lambda: start_planned(),
+            lambda campaign=campaign: publish.publish(campaign),
+            lambda: start_planned(),
+        ]
+        at_once(3, lambda number, deeds=deeds: deeds[number]())
+        assert Broadcast.objects.filter(campaign=campaign).count() == 1
+        following = campaign.versions.get(status=Version.Status.PUBLISHED).next_at
+        assert following is not None
+        assert following > timezone.now()

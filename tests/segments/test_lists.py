@@ -15,6 +15,7 @@ from django.test import Client
 from django.urls import reverse
 
 from customers.models import Customer, FormerId
+from events.models import Event
 from segments import lists, rules, saving
 from segments.compile import compile_rule, customers_matching
 from segments.lists import By, How, Line
@@ -461,3 +462,37 @@ def test_a_segment_with_a_rule_has_no_page_of_a_list(staff):
     paris = make.segment("Paris", {"attribute": "city", "op": "=", "value": "Paris"})
 
     assert staff.get(page_of("list", paris)).status_code == 404
+
+
+def told(name: str) -> list[str]:
+    return sorted(
+        Event.objects.filter(type__name=name).values_list(
+            "customer__external_id", flat=True
+        )
+    )
+
+
+def test_a_watched_list_tells_who_comes_and_who_goes():
+    customers("C-1", "C-2", "C-3")
+    guests = make.segment("Guests")
+    put(guests, "C-1")
+    assert told("segment.entered") == []
+
+    saving.change(guests, saving.Wanted("Guests", is_watched=True), author="anna")
+    put(guests, "C-1", "C-2")
+    put(guests, "C-3", how=How.REPLACE)
+    lists.edit(guests, add=["C-1"], remove=["C-3"])
+
+    assert told("segment.entered") == ["C-1", "C-2", "C-3"]
+    assert told("segment.left") == ["C-1", "C-2", "C-3"]
+    event = Event.objects.filter(type__name="segment.entered").first()
+    assert event is not None
+    assert event.context == {"segment": guests.pk, "name": "Guests"}
+
+
+def test_the_name_of_a_watched_list_changes_and_it_stays_watched(staff: Client):
+    guests = make.segment("Guests", is_watched=True)
+    url = reverse("admin:segments_segment_change", args=[guests.pk])
+    staff.post(url, {"name": "Invited", "description": "", "is_watched": "on"})
+    guests.refresh_from_db()
+    assert (guests.name, guests.is_watched) == ("Invited", True)
