@@ -104,31 +104,30 @@ _COUNTED = {
     What.TEXT: ("text", "texts", "changed"),
     What.WAY: ("way", "ways", "led elsewhere"),
 }
-#: Parts of a trigger that its sentence does not tell.
-_PARTS = {"max_age_hours": "The age in hours from which events are ignored"}
-_TOLD = {"kind", "event", "where"}
+#: The part of a trigger that its sentence does not tell.
+_AGE = "max_age_hours"
 
 
 def _of_trigger(before: Definition, after: Definition) -> Iterator[Change]:
-    old, new = before.get("trigger") or {}, after.get("trigger") or {}
-    if any(old.get(part) != new.get(part) for part in _TOLD):
+    old, new = dict(before.get("trigger") or {}), dict(after.get("trigger") or {})
+    old_age, new_age = old.pop(_AGE, None), new.pop(_AGE, None)
+    if old != new:
         said = "Something else starts it"
         if old.get("kind") != new.get("kind"):
             said += f": “{_kind(new)}”, no longer “{_kind(old)}”"
         yield Change(
             What.TRIGGER,
             f"{said}.",
-            before=sentence(say_trigger(before, verb="occurs")),
-            after=sentence(say_trigger(after, verb="occurs")),
+            before=sentence(say_trigger(before, when=True)),
+            after=sentence(say_trigger(after, when=True)),
         )
-    for part in sorted((old.keys() | new.keys()) - _TOLD):
-        if old.get(part) != new.get(part):
-            yield Change(
-                What.TRIGGER,
-                f"{_PARTS.get(part, f'“{part}” of the trigger')} changes.",
-                before=_text(old.get(part)),
-                after=_text(new.get(part)),
-            )
+    if old_age != new_age:
+        yield Change(
+            What.TRIGGER,
+            "The age in hours from which it is too late changes.",
+            before=_text(old_age),
+            after=_text(new_age),
+        )
 
 
 def _of_entry(before: Definition, after: Definition) -> Iterator[Change]:

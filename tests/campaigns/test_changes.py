@@ -93,7 +93,7 @@ def with_step(definition: dict[str, Any], key: str, **changed: Any) -> dict[str,
                 (
                     "trigger",
                     "",
-                    "The age in hours from which events are ignored changes.",
+                    "The age in hours from which it is too late changes.",
                     "72",
                     "24",
                 )
