@@ -547,4 +547,5 @@ def test_planned_times_are_rehearsed_as_they_are_kept():
     for numbers in (live, told["report"]):
         numbers.pop("published_at", None)
         numbers.pop("status")
+        numbers.pop("goals", None)
     assert live == told["report"]
