@@ -2,8 +2,9 @@
 
 For every step of a version: who came to it (all who entered, at the first step, all who
 took a way that leads there, and all who were moved there from another version) is who
-left it, was moved on, waits at it, failed at it or ended at it. And nobody waits for a
-message or an answer that nobody owes them. All of one campaign is read in one snapshot,
+left it, was moved on, waits at it, failed at it or was ended at it. A run that is over
+and says nothing of having been ended must have left its last step. And nobody waits for
+a message or an answer that nobody owes them. All of one campaign is read in one snapshot,
 so that work under way disturbs nothing.
 """
 
@@ -17,7 +18,10 @@ import structlog
 from django.db import transaction
 from django.db.models import Count
 
+from campaigns.engine import ARCHIVED
+from campaigns.merging import WHY as MERGED
 from campaigns.models import Campaign, Imbalance, MovedRun, Passage, Run, Step, Version
+from campaigns.overdue import LEFT_OUT
 from smartcomm.core.clock import database_now
 from smartcomm.core.db import execute, fetch_all
 
@@ -27,11 +31,18 @@ logger = structlog.get_logger(__name__)
 EVERY = timedelta(minutes=10)
 
 SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
-# Archived, left out or merged: they are over without having left the step.
+# The words of runs that are over without having left their step. All others that are
+# over took a way; words that change stay here as well, for the runs that have them.
+ENDED_BY = [
+    ARCHIVED,
+    LEFT_OUT.format(resumed="%", due="%"),
+    "%" + MERGED.format(former_id="%", kept_id="%"),
+]
 ENDED_THERE = """
     SELECT run.step_id, count(*)
       FROM campaigns_run AS run
      WHERE run.campaign_id = %s AND run.status = 'finished'
+       AND run.reason LIKE ANY (%s)
        AND NOT EXISTS (
                SELECT FROM campaigns_passage AS passage
                 WHERE passage.run_id = run.id AND passage.step_id = run.step_id
@@ -117,7 +128,7 @@ def what_is_off(campaign: Campaign) -> list[Off]:
             .annotate(count=Count("pk"))
             .order_by()
         )
-        ended = dict(fetch_all(ENDED_THERE, [campaign.pk]))
+        ended = dict(fetch_all(ENDED_THERE, [campaign.pk, ENDED_BY]))
         forgotten = dict(fetch_all(FORGOTTEN, [campaign.pk]))
     by_key = {(step.version_id, step.key): step for step in steps}
     came: dict[int, int] = defaultdict(int)
