@@ -4,8 +4,8 @@ For every step of a version: who came to it (all who entered, at the first step,
 took a way that leads there, and all who were moved there from another version) is who
 left it, was moved on, waits at it, failed at it or was ended at it. A run that is over
 and says nothing of having been ended must have left its last step. And nobody waits for
-a message or an answer that nobody owes them. All of one campaign is read in one snapshot,
-so that work under way disturbs nothing.
+a message or an answer that nobody owes them. All of one campaign is read in one
+snapshot, so that work under way disturbs nothing.
 """
 
 from __future__ import annotations
