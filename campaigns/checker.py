@@ -49,8 +49,7 @@ ENDED_THERE = """
                   AND passage.customer_id = run.customer_id)
      GROUP BY 1
 """
-FORGOTTEN = """
-    SELECT run.step_id, count(*)
+_FORGOTTEN = """
       FROM campaigns_run AS run JOIN campaigns_step AS step ON step.id = run.step_id
      WHERE run.campaign_id = %s AND run.status = 'waiting' AND run.due_at IS NULL
        AND NOT EXISTS (
@@ -63,8 +62,9 @@ FORGOTTEN = """
                  JOIN campaigns_step AS asking ON asking.id = call.step_id
                 WHERE call.customer_id = run.customer_id AND call.run_id = run.id
                   AND asking.key = step.key AND NOT call.is_settled)
-     GROUP BY 1
 """
+FORGOTTEN = f"SELECT run.step_id, count(*) {_FORGOTTEN} GROUP BY 1"
+FORGOTTEN_AT = f"SELECT run.id {_FORGOTTEN} AND step.id = %s ORDER BY 1 LIMIT %s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ def what_is_off(campaign: Campaign) -> list[Off]:
             .order_by()
         )
         ended = dict(fetch_all(ENDED_THERE, [campaign.pk, ENDED_BY]))
-        forgotten = dict(fetch_all(FORGOTTEN, [campaign.pk]))
+        lost = dict(fetch_all(FORGOTTEN, [campaign.pk]))
     by_key = {(step.version_id, step.key): step for step in steps}
     came: dict[int, int] = defaultdict(int)
     for step in steps:
@@ -154,9 +154,14 @@ def what_is_off(campaign: Campaign) -> list[Off]:
         )
         if gone != came[step.pk]:
             off.append(Off(step.pk, Imbalance.What.STEP, gone, came[step.pk]))
-        if lost := forgotten.get(step.pk, 0):
-            off.append(Off(step.pk, Imbalance.What.FORGOTTEN, lost, 0))
+        if waiting := lost.get(step.pk, 0):
+            off.append(Off(step.pk, Imbalance.What.FORGOTTEN, waiting, 0))
     return off
+
+
+def forgotten(campaign: Campaign, step_id: int, *, most: int) -> list[int]:
+    """Some of the runs that wait at a step for what nobody owes them."""
+    return [pk for (pk,) in fetch_all(FORGOTTEN_AT, [campaign.pk, step_id, most])]
 
 
 def _note(campaign: Campaign, found: list[Off], *, now: datetime) -> None:

@@ -145,6 +145,9 @@ def test_it_is_told_on_the_home_page_until_it_adds_up_again(campaign, admin_clie
     assert Imbalance.objects.count() == 2
     home = admin_client.get(reverse("admin:index")).content.decode()
     assert f"“{campaign}” does not add up at “who”" in home
+    told = "4 came to “who” of version 1, and 3 have left it, wait, failed or were"
+    assert told in home
+    assert told in shown_report(admin_client, campaign)
 
     gone.save(force_insert=True)
     assert check_next(now=now + EVERY - timedelta(seconds=1)) == 0
@@ -152,3 +155,25 @@ def test_it_is_told_on_the_home_page_until_it_adds_up_again(campaign, admin_clie
     assert not Imbalance.objects.exists()
     home = admin_client.get(reverse("admin:index")).content.decode()
     assert "does not add up" not in home
+    assert "does not add up" not in shown_report(admin_client, campaign)
+
+
+def test_the_report_names_who_waits_for_what_is_not_coming(campaign, admin_client):
+    make.event(make.reachable("C-7", city="Paris"), "Order paid")
+    dispatch_events()
+    advance_runs()
+    Message.objects.filter(status="queued").delete()
+    check_next()
+
+    shown = shown_report(admin_client, campaign)
+
+    assert "This does not add up" in shown
+    assert "1 customer waits at “sms” of version 1 for a message" in shown
+    run = Run.objects.get(customer__external_id="C-7")
+    page = reverse("admin:campaigns_run_change", args=[run.pk])
+    assert f'<a href="{page}">{run.customer}</a>' in shown
+
+
+def shown_report(client, campaign):
+    page = reverse("admin:campaigns_campaign_report", args=[campaign.pk])
+    return client.get(page).content.decode()
