@@ -526,6 +526,27 @@ def test_a_broadcast_shows_how_far_it_is_and_how_many_entered(staff):
     assert staff.get(reverse("admin:campaigns_broadcast_add")).status_code == 403
 
 
+# the list
+
+
+@pytest.mark.parametrize("term", ["order PAID", "Order shipped", "thanks"])
+def test_the_list_finds_campaigns_by_the_events_they_speak_of(staff, term):
+    waits = {"event": "Order shipped", "for": 2, "unit": "days"}
+    make.campaign(
+        make.step("until", "wait_for_event", waits, happened=None, timed_out=None),
+        on="Order paid",
+        name="Thanks",
+    )
+    make.campaign(on="Shop opened", name="Other")
+
+    shown = staff.get(
+        reverse("admin:campaigns_campaign_changelist"), {"q": term}
+    ).content.decode()
+
+    assert "Thanks" in shown
+    assert "Other" not in shown
+
+
 # versions
 
 
