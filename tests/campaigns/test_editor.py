@@ -505,6 +505,26 @@ def test_removing_a_branching_step_asks_which_way_to_keep(marketer):
     assert leads(campaign) == {"": "no", "no": {"sent": None}}
 
 
+def test_a_way_can_be_reached_by_keyboard_between_the_steps_it_joins(marketer):
+    campaign = branching()
+    url = reverse("admin:campaigns_campaign_change", args=[campaign.pk])
+
+    shown = marketer.get(url).content.decode()
+
+    box = r'class="cp-box" data-step="(\w*)"'
+    plus = r'class="cp-plus"[^>]*data-after="(\w*)" data-way="(\w*)"'
+    found = re.finditer(f"{box}|{plus}", shown)
+    assert [" ".join(filter(None, one.groups())) for one in found] == [
+        "",
+        "",
+        "who",
+        "who positive",
+        "who negative",
+        "yes",
+        "no",
+    ]
+
+
 def test_a_click_can_be_undone(marketer):
     campaign = branching()
     before = drawn(campaign)
