@@ -38,8 +38,8 @@ def say(one: Imbalance) -> str:
     if one.what == Imbalance.What.FORGOTTEN:
         waits = "customer waits" if one.found == 1 else "customers wait"
         return (
-            f"{one.found:,} {waits} at {place} for a message or an answer that is not"
-            " coming."
+            f"{one.found:,} {waits} at {place}, and nothing takes them on: no time is"
+            " set, and no message or answer is on its way."
         )
     said = (
         f"{one.wanted:,} came to {place}, and {one.found:,} have left it, wait, failed"
@@ -65,9 +65,9 @@ _TO_DO = {
         " compare the runs and passages of this step with a backup."
     ),
     Imbalance.What.FORGOTTEN: (
-        "They stay there until somebody looks. See on the page of the run whether the"
-        " message went out: if it did, nothing is owed to the customer but the steps"
-        " after it. Tell whoever runs this installation: the rows of these messages or"
-        " calls are gone, and a backup may have them."
+        "They stay there until somebody looks, and the others go on. Rows of messages or"
+        " calls were lost, or runs changed, by something other than the campaign. Tell"
+        " whoever runs this installation, who may find them in a backup. What the"
+        " customer got so far, and so lacks, stands on the page of the run."
     ),
 }

@@ -168,7 +168,7 @@ def test_the_report_names_who_waits_for_what_is_not_coming(campaign, admin_clien
     shown = shown_report(admin_client, campaign)
 
     assert "This does not add up" in shown
-    assert "1 customer waits at “sms” of version 1 for a message" in shown
+    assert "1 customer waits at “sms” of version 1, and nothing takes them on" in shown
     run = Run.objects.get(customer__external_id="C-7")
     page = reverse("admin:campaigns_run_change", args=[run.pk])
     assert f'<a href="{page}">{run.customer}</a>' in shown
