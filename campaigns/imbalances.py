@@ -28,7 +28,8 @@ def told(campaign: Campaign) -> list[Told]:
         .order_by("since", "pk")
     )
     return [
-        Told(one, say(one), _TO_DO[one.what], _runs(campaign, one)) for one in found
+        Told(one, say(one), _TO_DO[Imbalance.What(one.what)], _runs(campaign, one))
+        for one in found
     ]
 
 
@@ -65,9 +66,9 @@ _TO_DO = {
         " compare the runs and passages of this step with a backup."
     ),
     Imbalance.What.FORGOTTEN: (
-        "They stay there until somebody looks, and the others go on. Rows of messages or"
+        "They stay there until somebody looks; all others go on. Rows of messages or"
         " calls were lost, or runs changed, by something other than the campaign. Tell"
         " whoever runs this installation, who may find them in a backup. What the"
-        " customer got so far, and so lacks, stands on the page of the run."
+        " customers got so far stands on the pages of their runs."
     ),
 }
