@@ -8,7 +8,14 @@ from typing import Any, ClassVar
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
-from django.db.models import Prefetch, QuerySet, prefetch_related_objects
+from django.db.models import (
+    Exists,
+    OuterRef,
+    Prefetch,
+    Q,
+    QuerySet,
+    prefetch_related_objects,
+)
 from django.http import (
     HttpRequest,
     HttpResponse,
@@ -77,12 +84,28 @@ class CampaignAdmin(ModelAdmin):
     ]
     list_filter: ClassVar = ["status"]
     search_fields: ClassVar = ["name", "description"]
+    search_help_text = "Name, description, or an event it speaks of"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Campaign]:
         return super().get_queryset(request).select_related("created_by")
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return CampaignList
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        """By words of the name and description, or by an event it starts or waits
+        with, now or in its draft."""
+        named, may_repeat = super().get_search_results(request, queryset, search_term)
+        term = search_term.strip()
+        if not term:
+            return named, may_repeat
+        speaking = Version.objects.filter(
+            Q(event_name__icontains=term) | Q(steps__config__event__icontains=term),
+            campaign=OuterRef("pk"),
+        ).exclude(status=Version.Status.SUPERSEDED)
+        return named | queryset.filter(Exists(speaking)), may_repeat
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Only what never started anything is deleted; the rest is archived."""

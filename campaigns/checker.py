@@ -2,9 +2,10 @@
 
 For every step of a version: who came to it (all who entered, at the first step, all who
 took a way that leads there, and all who were moved there from another version) is who
-left it, was moved on, waits at it, failed at it or ended at it. And nobody waits for a
-message or an answer that nobody owes them. All of one campaign is read in one snapshot,
-so that work under way disturbs nothing.
+left it, was moved on, waits at it, failed at it or was ended at it. A run that is over
+and says nothing of having been ended must have left its last step. And nobody waits for
+a message or an answer that nobody owes them. All of one campaign is read in one
+snapshot, so that work under way disturbs nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ import structlog
 from django.db import transaction
 from django.db.models import Count
 
+from campaigns.engine import ARCHIVED
+from campaigns.merging import WHY as MERGED
 from campaigns.models import Campaign, Imbalance, MovedRun, Passage, Run, Step, Version
+from campaigns.overdue import LEFT_OUT
 from smartcomm.core.clock import database_now
 from smartcomm.core.db import execute, fetch_all
 
@@ -27,19 +31,25 @@ logger = structlog.get_logger(__name__)
 EVERY = timedelta(minutes=10)
 
 SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
-# Archived, left out or merged: they are over without having left the step.
+# The words of runs that are over without having left their step. All others that are
+# over took a way; words that change stay here as well, for the runs that have them.
+ENDED_BY = [
+    ARCHIVED,
+    LEFT_OUT.format(resumed="%", due="%"),
+    "%" + MERGED.format(former_id="%", kept_id="%"),
+]
 ENDED_THERE = """
     SELECT run.step_id, count(*)
       FROM campaigns_run AS run
      WHERE run.campaign_id = %s AND run.status = 'finished'
+       AND run.reason LIKE ANY (%s)
        AND NOT EXISTS (
                SELECT FROM campaigns_passage AS passage
                 WHERE passage.run_id = run.id AND passage.step_id = run.step_id
                   AND passage.customer_id = run.customer_id)
      GROUP BY 1
 """
-FORGOTTEN = """
-    SELECT run.step_id, count(*)
+_FORGOTTEN = """
       FROM campaigns_run AS run JOIN campaigns_step AS step ON step.id = run.step_id
      WHERE run.campaign_id = %s AND run.status = 'waiting' AND run.due_at IS NULL
        AND NOT EXISTS (
@@ -52,8 +62,9 @@ FORGOTTEN = """
                  JOIN campaigns_step AS asking ON asking.id = call.step_id
                 WHERE call.customer_id = run.customer_id AND call.run_id = run.id
                   AND asking.key = step.key AND NOT call.is_settled)
-     GROUP BY 1
 """
+FORGOTTEN = f"SELECT run.step_id, count(*) {_FORGOTTEN} GROUP BY 1"
+FORGOTTEN_AT = f"SELECT run.id {_FORGOTTEN} AND step.id = %s ORDER BY 1 LIMIT %s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +128,8 @@ def what_is_off(campaign: Campaign) -> list[Off]:
             .annotate(count=Count("pk"))
             .order_by()
         )
-        ended = dict(fetch_all(ENDED_THERE, [campaign.pk]))
-        forgotten = dict(fetch_all(FORGOTTEN, [campaign.pk]))
+        ended = dict(fetch_all(ENDED_THERE, [campaign.pk, ENDED_BY]))
+        lost = dict(fetch_all(FORGOTTEN, [campaign.pk]))
     by_key = {(step.version_id, step.key): step for step in steps}
     came: dict[int, int] = defaultdict(int)
     for step in steps:
@@ -143,9 +154,14 @@ def what_is_off(campaign: Campaign) -> list[Off]:
         )
         if gone != came[step.pk]:
             off.append(Off(step.pk, Imbalance.What.STEP, gone, came[step.pk]))
-        if lost := forgotten.get(step.pk, 0):
-            off.append(Off(step.pk, Imbalance.What.FORGOTTEN, lost, 0))
+        if waiting := lost.get(step.pk, 0):
+            off.append(Off(step.pk, Imbalance.What.FORGOTTEN, waiting, 0))
     return off
+
+
+def forgotten(campaign: Campaign, step_id: int, *, most: int) -> list[int]:
+    """Some of the runs that wait at a step for what nobody owes them."""
+    return [pk for (pk,) in fetch_all(FORGOTTEN_AT, [campaign.pk, step_id, most])]
 
 
 def _note(campaign: Campaign, found: list[Off], *, now: datetime) -> None:

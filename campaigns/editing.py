@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from copy import deepcopy
 from typing import Any
 
@@ -109,11 +110,25 @@ def remove(
     lost = before - _reached(definition) - {key}
     if key not in before:
         lost = set()  # It was not connected, so nothing that stays hung on it.
-    definition["steps"] = [one for one in definition["steps"] if one["key"] not in lost]
-    for one in lost:
+    return drop(definition, lost, ways=ways), sorted(lost)
+
+
+def stranded(before: Definition, after: Definition) -> list[str]:
+    """The steps that somebody came to before, and nobody comes to any more."""
+    lost = _reached(before) - _reached(after)
+    return [step["key"] for step in after["steps"] if step["key"] in lost]
+
+
+def drop(definition: Definition, keys: Collection[str], *, ways: Ways) -> Definition:
+    """Take out steps that nobody comes to."""
+    definition = deepcopy(definition)
+    definition["steps"] = [
+        step for step in definition["steps"] if step["key"] not in keys
+    ]
+    for key in keys:
         # A step that hangs loose may have led there.
-        _redirect(definition, one, None)
-    return _in_order(definition, ways), sorted(lost)
+        _redirect(definition, key, None)
+    return _in_order(definition, ways)
 
 
 def connect(

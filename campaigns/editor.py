@@ -76,7 +76,7 @@ def panel_view(desk: Desk, what: str) -> HttpResponse:
             if isinstance(error, Several)
             else [error.message]
         )
-        if not panel.is_form:
+        if not (panel.is_form or panel.stranded):
             desk.said, desk.went_wrong = " ".join(panel.wrong), True
             return _workspace(desk, None, status=error.status)
         return _workspace(desk, panel, status=error.status)

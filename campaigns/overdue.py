@@ -14,6 +14,10 @@ from messaging import queue
 from messaging.models import Message
 from segments.answers import on
 
+LEFT_OUT = (
+    "Left out when the campaign was resumed {resumed}: it had been due before {due}."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Overdue:
@@ -57,10 +61,7 @@ def skip(campaign: Campaign, *, before: datetime, now: datetime) -> None:
 
     A run whose message or call is left out ends with it, and says why.
     """
-    reason = (
-        f"Left out when the campaign was resumed {on(now)}: it had been due before "
-        f"{on(before)}."
-    )
+    reason = LEFT_OUT.format(resumed=on(now), due=on(before))
     planned.leave_out(campaign, before=before, reason=reason, now=now)
     _broadcasts(campaign, before).update(
         status=Broadcast.Status.FINISHED, reason=reason, finished_at=now

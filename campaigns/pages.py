@@ -12,12 +12,22 @@ from django.contrib import messages
 from django.contrib.admin.models import LogEntry
 from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import PermissionDenied
+from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 
-from campaigns import approving, drawing, editing, moving, panels, publish, rehearsing
+from campaigns import (
+    approving,
+    drawing,
+    editing,
+    moving,
+    panels,
+    publish,
+    rehearsing,
+    sure,
+)
 from campaigns.actions import ACTIONS
 from campaigns.actions.send import Send
 from campaigns.broadcast import stop
@@ -87,6 +97,9 @@ def _stop_broadcast(desk: Desk) -> HttpResponse:
     ).first()
     if found is None:
         raise Http404
+    question = sure.stop(desk, found)
+    if found.status == Broadcast.Status.RUNNING and not question.is_answered(desk):
+        return _page(desk, "runs", "campaigns/sure.html", question=question)
     who = desk.request.user.get_username()
     if stop(found, by=who, now=database_now()):
         said = f"“{found.system_event.type}” lets nobody else in."
@@ -147,7 +160,10 @@ def run_page(admin: Any, request: HttpRequest, run: Run) -> HttpResponse:
 def versions_page(desk: Desk) -> HttpResponse:
     """All versions, and who changed what."""
     if desk.request.method == "POST":
-        return _versions_deed(desk)
+        with transaction.atomic():
+            # What the question tells of is what the answer takes away.
+            Campaign.objects.select_for_update().get(pk=desk.campaign.pk)
+            return _versions_deed(desk)
     published_by = {
         version.pk: version.published_by
         for version in desk.campaign.versions.select_related("published_by")
@@ -196,7 +212,8 @@ def _compared(desk: Desk) -> tuple[Version, Version] | None:
 
 
 def _versions_deed(desk: Desk) -> HttpResponse:
-    """Draw an old version again, or throw the draft away."""
+    """Draw an old version again, or throw the draft away. Asks first where something
+    is lost."""
     if not desk.may_edit:
         raise PermissionDenied
     number = desk.request.POST.get("version", "")
@@ -204,12 +221,16 @@ def _versions_deed(desk: Desk) -> HttpResponse:
     if version is None:
         raise Http404
     here = reverse("admin:campaigns_campaign_versions", args=[desk.campaign.pk])
-    if desk.request.POST.get("deed") == "discard":
-        if version.status != Version.Status.DRAFT or desk.published is None:
-            messages.error(
-                desk.request, "Only a draft of a published campaign can be discarded."
-            )
-            return HttpResponseRedirect(here)
+    is_discard = desk.request.POST.get("deed") == "discard"
+    if is_discard and (version is not desk.draft or desk.published is None):
+        messages.error(
+            desk.request, "Only a draft of a published campaign can be discarded."
+        )
+        return HttpResponseRedirect(here)
+    question = sure.discard(desk) if is_discard else sure.draw_again(desk, version)
+    if question and not question.is_answered(desk):
+        return _page(desk, "versions", "campaigns/sure.html", question=question)
+    if is_discard:
         approving.void(desk.campaign, by=_who(desk), why="The draft was discarded.")
         version.delete()
         said = f"The draft (version {number}) is discarded."

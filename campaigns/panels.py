@@ -6,7 +6,7 @@ Used by the editor, the report and the pages of runs; holds no request.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from django.db.models import Count, Q
@@ -140,6 +140,8 @@ class Face:
     left: tuple[tuple[str, int], ...] = ()
     #: Each way out in words, for those who do not see the arrows.
     leads: tuple[str, ...] = ()
+    #: Its ways out as they are shown.
+    ways: tuple[WayFace, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -182,13 +184,23 @@ def show(
     """The picture of a drawing. `figures` are by step; the trigger's are under ""."""
     picture = draw(definition, ways=ways(), measures=MEASURES[mode])
     faces = _Faces(definition, picture, problems, figures or {})
+    of_ways = [faces.of_way(arrow) for arrow in picture.arrows]
     return Shown(
         mode,
         picture.width,
         picture.height,
-        [faces.of_box(box) for box in picture.boxes],
-        [faces.of_way(arrow) for arrow in picture.arrows],
+        [
+            replace(faces.of_box(box), ways=_out_of(box, of_ways))
+            for box in picture.boxes
+        ],
+        of_ways,
     )
+
+
+def _out_of(box: Box, of_ways: list[WayFace]) -> tuple[WayFace, ...]:
+    if box.kind not in ("trigger", "step"):
+        return ()
+    return tuple(way for way in of_ways if way.arrow.source == box.step)
 
 
 class _Faces:

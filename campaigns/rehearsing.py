@@ -23,6 +23,9 @@ from messaging.models import Message
 from messaging.preview import secured
 from smartcomm.core.errors import UserError
 
+DONE = Rehearsal.Status.DONE
+#: What of a result the page cannot do without.
+NEEDED = frozenset({"events", "report", "messages_by_day", "samples"})
 #: What is offered, in days.
 SPANS = (1, 7, 30, 90)
 
@@ -57,7 +60,7 @@ def page(desk: Desk) -> HttpResponse:
         "spans": SPANS,
         "days": order.days if order else orders.DAYS,
         "version": desk.draft or desk.published,
-        **(_shown(desk, order) if order and order.result else {}),
+        **(_shown(desk, order) if order and order.status == DONE else {}),
     }
     if desk.request.headers.get("HX-Request"):
         return TemplateResponse(
@@ -73,7 +76,7 @@ def page(desk: Desk) -> HttpResponse:
 def of_this_drawing(desk: Desk) -> Rehearsal | None:
     """The newest finished rehearsal of the drawing exactly as it is now."""
     return desk.campaign.rehearsals.filter(
-        status=Rehearsal.Status.DONE, result__drawing=desk.definition
+        status=DONE, result__drawing=desk.definition, result__has_keys=[*NEEDED]
     ).first()
 
 
@@ -100,18 +103,21 @@ def _deed(desk: Desk) -> HttpResponse:
 
 
 def _shown(desk: Desk, order: Rehearsal) -> dict[str, Any]:
-    """The result, made ready for the template."""
+    """The result, made ready for the template: `numbers` where it was kept whole, and
+    a picture where it was kept with its drawing."""
     result = order.result or {}
-    numbers = result["report"]
+    if not result.keys() >= NEEDED:
+        return {}
+    numbers, drawn = result["report"], result.get("drawing")
     reasons = dict(Message.Reason.choices)
     return {
         "result": result,
         "numbers": numbers,
         "shown": panels.show(
-            result["drawing"],
-            mode="reporting",
-            figures=panels.figures_of(numbers),
-        ),
+            drawn, mode="reporting", figures=panels.figures_of(numbers)
+        )
+        if drawn
+        else None,
         "bars": bars(order, result["messages_by_day"]),
         "suppressed": sorted(
             (
@@ -120,7 +126,7 @@ def _shown(desk: Desk, order: Rehearsal) -> dict[str, Any]:
             ),
             key=lambda pair: -pair[1],
         ),
-        "is_outdated": result["drawing"] != desk.definition,
+        "is_outdated": drawn is not None and drawn != desk.definition,
         "channels": [
             (value, label)
             for value, label in Channel.choices

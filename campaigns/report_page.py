@@ -15,7 +15,7 @@ from django.template.response import TemplateResponse
 from django.utils import timezone
 from django.utils.text import slugify
 
-from campaigns import chance, drawing, kept, panels, report_files
+from campaigns import chance, drawing, imbalances, kept, panels, report_files
 from campaigns.desk import Desk, page_context
 from campaigns.models import Version
 from messaging.models import Message
@@ -109,6 +109,7 @@ def page(desk: Desk) -> HttpResponse:
         return HttpResponse(status=204)
     version = next(one for one in desk.versions if one.number == numbers["version"])
     context = {
+        "off": imbalances.told(desk.campaign),
         "versions": found,
         "numbers": numbers,
         "span": span,

@@ -48,6 +48,8 @@ class Panel:
     params: dict[str, str]
     data: Any = None
     wrong: list[str] = field(default_factory=list)
+    #: Steps that nobody would come to any more, of which is asked what becomes of them.
+    stranded: list[str] = field(default_factory=list)
 
     name: ClassVar[str]
     template: ClassVar[str]
@@ -75,6 +77,22 @@ class Panel:
     def save(self) -> None:
         """Do it. Raises UserError, or Refused when the form itself says why not."""
         raise Http404
+
+    def draw(self, definition: Definition, said: str) -> None:
+        """Make this the drawing. Refused until it is told what becomes of steps that
+        nobody would come to any more."""
+        lost = editing.stranded(self.desk.definition, definition)
+        listed = ", ".join(f"“{key}”" for key in lost)
+        match self.data.get("stranded"):
+            case "remove" if lost:
+                definition = editing.drop(definition, lost, ways=panels.ways())
+                said = f"{said} Removed: {listed}."
+            case "keep" if lost:
+                said = f"{said} Nobody comes to {listed} until it is connected again."
+            case _ if lost:
+                self.stranded = lost
+                raise Conflict(f"Then nobody would come to {listed} any more.")
+        self.desk.save(definition, said)
 
     @property
     def html(self) -> str:
@@ -200,7 +218,7 @@ class StepPanel(Panel):
             new_key=key,
             ways=panels.ways(),
         )
-        self.desk.save(definition, f"Step “{key}” is saved.")
+        self.draw(definition, f"Step “{key}” is saved.")
 
 
 class AddPanel(Panel):
@@ -293,7 +311,7 @@ class AddPanel(Panel):
         definition = editing.insert(
             definition, step, after=self.after, way=self.way, ways=panels.ways()
         )
-        self.desk.save(definition, f"Step “{key}” is added.")
+        self.draw(definition, f"Step “{key}” is added.")
 
 
 class ConnectPanel(AddPanel):
@@ -301,6 +319,10 @@ class ConnectPanel(AddPanel):
 
     name = "connect"
     is_form = False
+
+    @property
+    def template(self) -> str:  # type: ignore[override]
+        return "campaigns/panels/connect.html" if self.stranded else super().template
 
     def save(self) -> None:
         to = self.data.get("to", "")
@@ -312,7 +334,7 @@ class ConnectPanel(AddPanel):
             ways=panels.ways(),
         )
         said = f"It leads to “{to}” now." if to else "It ends there now."
-        self.desk.save(definition, f"{self.place[:1].upper()}{self.place[1:]}: {said}")
+        self.draw(definition, f"{self.place[:1].upper()}{self.place[1:]}: {said}")
 
 
 class RemovePanel(Panel):
@@ -399,7 +421,7 @@ class MovePanel(Panel):
             after, way = json.loads(self.data.get("to", ""))
         except ValueError as error:
             raise Conflict("Choose where the step shall stand.") from error
-        self.desk.save(self._moved(after, way), f"Step “{self.step}” is moved.")
+        self.draw(self._moved(after, way), f"Step “{self.step}” is moved.")
 
 
 class UndoPanel(Panel):

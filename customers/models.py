@@ -16,6 +16,11 @@ class Channel(models.TextChoices):
     SMS = "sms", "SMS"
     PUSH = "push", "Push"
 
+    @property
+    def word(self) -> str:
+        """In the middle of a sentence: “said no to e-mail”."""
+        return self.label if self is Channel.SMS else self.label.lower()
+
 
 class Customer(models.Model):
     """A person the business knows; identified outside by `external_id`.

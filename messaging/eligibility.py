@@ -79,7 +79,7 @@ def _about_address(situation: Situation) -> Refusal | None:
 def _about_consent(situation: Situation) -> Refusal | None:
     if situation.is_own_address:
         return None
-    channel = Channel(situation.channel).label
+    channel = Channel(situation.channel).word
     if situation.channel_answer is None and not situation.channel_default:
         return Refusal(
             Message.Reason.NO_CONSENT,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar
 
 from django.contrib.postgres.indexes import BrinIndex
@@ -64,13 +65,20 @@ class Template(Text):
         return self.name
 
 
+#: What is filled in, and what is decided, in Liquid.
+VARIABLE = re.compile(r"\{\{.*?\}\}", re.DOTALL)
+TAG = re.compile(r"\{%.*?%\}", re.DOTALL)
+
+
 class Content(Text):
     """The text of a sending step, frozen when its version was published."""
 
     created_at = models.DateTimeField(auto_now_add=True)
 
     def __str__(self) -> str:
-        return self.subject or self.title or self.text[:60]
+        """Its first words, as nobody in particular would read them: “Thank you, …”."""
+        text = self.subject or self.title or self.text
+        return TAG.sub("", VARIABLE.sub("…", text)).strip()[:60]
 
 
 class Message(CustomerOwned):

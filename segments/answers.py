@@ -438,8 +438,8 @@ def _consent_fact(what: str, found: Findings) -> str:
 
 
 def _mailing(rule: rules.ConsentIs, category: str) -> str:
-    channel = Channel(rule.channel).label
-    return f"“{category}” by {channel}" if rule.category else str(channel)
+    channel = Channel(rule.channel).word
+    return f"“{category}” by {channel}" if rule.category else channel
 
 
 def _consent_change(answer: str, what: str, wanted: bool) -> str:

@@ -13,6 +13,7 @@ from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 from django.utils.formats import date_format
 
+from campaigns import imbalances
 from campaigns.models import Broadcast, Campaign, Imbalance
 from events import drift
 from events.keys import ending_keys, in_words
@@ -305,11 +306,11 @@ def _imbalances() -> list[Notice]:
             "balance",
             "bad",
             f"“{one.step.version.campaign}” does not add up at “{one.step}”",
-            f"{one.get_what_display()}: {one.found:,}, not {one.wanted:,}; since "
-            f"{moment(one.since)}. Tell whoever runs this installation.",
+            f"{imbalances.say(one)} Seen first {moment(one.since)}.",
             reverse(
                 "admin:campaigns_campaign_report", args=[one.step.version.campaign_id]
-            ),
+            )
+            + "#off",
         )
         for one in rows[:5]
     ]

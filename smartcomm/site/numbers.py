@@ -19,7 +19,7 @@ from django.utils import timezone
 
 from campaigns.models import Campaign, Run, Step, Version
 from events.models import Event, PendingEvent, PendingSystemEvent
-from messaging.models import Message
+from messaging.models import Hold, Message
 from smartcomm.core.db import fetch_all
 from smartcomm.core.paging import Count, count, first_id_since
 
@@ -61,6 +61,9 @@ class AtWork:
     stopped: int
 
 
+NONE = Count(0)
+
+
 @dataclass(frozen=True)
 class Queue:
     """Rows that wait for a worker, and for how long the oldest has."""
@@ -69,6 +72,8 @@ class Queue:
     waiting: Count
     oldest: datetime | None
     age: timedelta = timedelta()
+    #: Those beside them that wait for a campaign to be resumed, and for no worker.
+    held: Count = NONE
 
     @property
     def tone(self) -> str:
@@ -272,24 +277,59 @@ def failed_runs(*, since: datetime) -> int:
 
 
 def queues(*, now: datetime) -> list[Queue]:
-    """What waits for workers just now: counted up to 10,000, by their own indexes."""
+    """What waits for workers just now: counted up to 10,000, by their own indexes.
+
+    What a paused campaign holds back waits for no worker, and is told apart.
+    """
     pending = PendingEvent.objects.order_by("pk")
     systems = PendingSystemEvent.objects.order_by("pk")
-    runs = Run.objects.filter(status=Run.Status.WAITING, due_at__lte=now)
     messages = Message.objects.filter(status=Message.Status.QUEUED, due_at__lte=now)
+    held = list(Hold.objects.values_list("campaign_id", flat=True))
     return [
         _queue("Events to look at", pending, "event__received_at", now),
         _queue("System events to look at", systems, "system_event__received_at", now),
-        _queue("Runs to go on", runs.order_by("due_at", "pk"), "due_at", now),
-        _queue("Messages to send", messages.order_by("due_at", "pk"), "due_at", now),
+        _runs(now),
+        _queue(
+            "Messages to send",
+            messages.exclude(campaign_id__in=held).order_by("due_at", "pk"),
+            "due_at",
+            now,
+            held=count(messages.filter(campaign_id__in=held)),
+        ),
     ]
 
 
-def _queue(name: str, rows: models.QuerySet[Any], at: str, now: datetime) -> Queue:
+def _runs(now: datetime) -> Queue:
+    """Campaign by campaign, along the index by which the engine claims them."""
+    due = Run.objects.filter(status=Run.Status.WAITING, due_at__lte=now)
+    paused = Campaign.objects.filter(status=Campaign.Status.PAUSED)
+    at_work = Campaign.objects.exclude(status=Campaign.Status.PAUSED)
+    first = due.filter(campaign=models.OuterRef("pk")).order_by("due_at", "pk")
+    oldest = at_work.aggregate(
+        oldest=models.Min(models.Subquery(first.values("due_at")[:1]))
+    )["oldest"]
+    waiting, held = (
+        count(due.filter(campaign_id__in=list(campaigns.values_list("pk", flat=True))))
+        for campaigns in (at_work, paused)
+    )
+    return Queue("Runs to go on", waiting, oldest, _age(oldest, now), held)
+
+
+def _queue(
+    name: str,
+    rows: models.QuerySet[Any],
+    at: str,
+    now: datetime,
+    *,
+    held: Count = NONE,
+) -> Queue:
     oldest = rows.values_list(at, flat=True).first()
-    age = max(now - oldest, timedelta()) if oldest else timedelta()
     # A queue is short or it is news: the estimate of the table would be neither.
-    return Queue(name, count(rows.filter(pk__gt=0)), oldest, age)
+    return Queue(name, count(rows.filter(pk__gt=0)), oldest, _age(oldest, now), held)
+
+
+def _age(oldest: datetime | None, now: datetime) -> timedelta:
+    return max(now - oldest, timedelta()) if oldest else timedelta()
 
 
 # --- the cache --------------------------------------------------------------------

@@ -526,27 +526,110 @@ def test_a_broadcast_shows_how_far_it_is_and_how_many_entered(staff):
     assert staff.get(reverse("admin:campaigns_broadcast_add")).status_code == 403
 
 
+# the list
+
+
+@pytest.mark.parametrize("term", ["order PAID", "Order shipped", "thanks"])
+def test_the_list_finds_campaigns_by_the_events_they_speak_of(staff, term):
+    waits = {"event": "Order shipped", "for": 2, "unit": "days"}
+    make.campaign(
+        make.step("until", "wait_for_event", waits, happened=None, timed_out=None),
+        on="Order paid",
+        name="Thanks",
+    )
+    make.campaign(on="Shop opened", name="Other")
+
+    shown = staff.get(
+        reverse("admin:campaigns_campaign_changelist"), {"q": term}
+    ).content.decode()
+
+    assert "Thanks" in shown
+    assert "Other" not in shown
+
+
 # versions
 
 
-def test_an_old_version_can_be_drawn_again_and_a_draft_discarded(staff):
+def sent_when_sure(question):
+    """What the page with the question sends when one is sure."""
+    found = re.findall(r'type="hidden" name="(\w+)" value="([^"]+)"', question)
+    return {name: value for name, value in found if name != "csrfmiddlewaretoken"}
+
+
+@pytest.fixture
+def changed():
+    """A published campaign with a draft in which two things are not as they were."""
+    campaign = make.campaign(make.sms("First"))
+    first = drawing.as_json(campaign.versions.get())
+    steps = [*first["steps"], make.step("more", "end", {})]
+    drawing.save_draft(
+        campaign, {**first, "entry": {"rule": "once"}, "steps": steps}, by="anna"
+    )
+    return campaign
+
+
+def test_discarding_a_draft_says_what_is_lost_and_asks(staff, changed):
+    url = reverse("admin:campaigns_campaign_versions", args=[changed.pk])
+    assert "Discard this draft" in page(staff, "campaign_versions", changed.pk)
+
+    asked = staff.post(url, {"version": "2", "deed": "discard"}).content.decode()
+
+    assert changed.versions.count() == 2
+    assert "2 changes are lost: 1 entry rule changed, 1 step added." in asked
+    assert "Made by anna." in asked
+    assert "“more” is new" in asked
+    staff.post(url, sent_when_sure(asked))
+    assert [version.number for version in changed.versions.all()] == [1]
+    assert "The draft (version 2) is discarded." in page(
+        staff, "campaign_versions", changed.pk
+    )
+
+
+def test_drawing_an_old_version_over_a_draft_says_what_is_lost_and_asks(staff, changed):
+    url = reverse("admin:campaigns_campaign_versions", args=[changed.pk])
+    first = drawing.as_json(changed.versions.get(number=1))
+    make.publish_again(changed, entry={"rule": "every_event"})
+    third = {**first, "entry": {"rule": "once"}}
+    drawing.save_draft(changed, third)
+
+    asked = staff.post(url, {"version": "1", "deed": "draw"}).content.decode()
+
+    draft = changed.versions.get(status=Version.Status.DRAFT)
+    assert drawing.as_json(draft) == third
+    assert "Replace the draft (version 3)?" in asked
+    assert "It is drawn as version 1 was." in asked
+    staff.post(url, sent_when_sure(asked))
+    draft = changed.versions.get(status=Version.Status.DRAFT)
+    assert drawing.as_json(draft) == first
+
+
+def test_a_draft_that_was_changed_since_the_question_is_asked_about_anew(
+    staff, changed
+):
+    url = reverse("admin:campaigns_campaign_versions", args=[changed.pk])
+    asked = staff.post(url, {"version": "2", "deed": "discard"}).content.decode()
+    first = drawing.as_json(changed.versions.get(number=1))
+    drawing.save_draft(changed, {**first, "steps": [make.sms("Dear")]})
+
+    again = staff.post(url, sent_when_sure(asked)).content.decode()
+
+    assert changed.versions.count() == 2
+    assert "1 text changed" in again
+
+
+def test_where_nothing_is_lost_nothing_is_asked(staff):
     campaign = make.campaign(make.sms("First"))
     first = drawing.as_json(campaign.versions.get())
     url = reverse("admin:campaigns_campaign_versions", args=[campaign.pk])
-    drawing.save_draft(campaign, {**first, "entry": {"rule": "once"}})
-    assert "Discard this draft" in page(staff, "campaign_versions", campaign.pk)
-
-    staff.post(url, {"version": "1", "deed": "draw"})
-    draft = campaign.versions.get(status=Version.Status.DRAFT)
-    assert drawing.as_json(draft) == first
+    drawing.save_draft(campaign, first)
 
     staff.post(url, {"version": "1", "deed": "discard"})
     assert campaign.versions.count() == 2  # What is at work is not discarded.
     staff.post(url, {"version": "2", "deed": "discard"})
     assert [version.number for version in campaign.versions.all()] == [1]
-    assert "The draft (version 2) is discarded." in page(
-        staff, "campaign_versions", campaign.pk
-    )
+    staff.post(url, {"version": "1", "deed": "draw"})
+    draft = campaign.versions.get(status=Version.Status.DRAFT)
+    assert drawing.as_json(draft) == first
 
 
 def test_the_pages_of_messages_know_what_campaigns_are_called():

@@ -203,7 +203,10 @@ def test_a_discarded_draft_makes_the_request_void(client, anna, ben, campaign):
     publish.ask(campaign, by="anna")
     client.force_login(anna)
     versions = reverse("admin:campaigns_campaign_versions", args=[campaign.pk])
-    client.post(versions, {"deed": "discard", "version": "2"})
+    told = {"deed": "discard", "version": "2"}
+    asked = client.post(versions, told).content.decode()
+    assert "Nobody is asked any more to publish it." in asked
+    client.post(versions, {**told, "sure": drawing_stamp(campaign)})
     assert PublishRequest.objects.get().status == "void"
 
 

@@ -367,7 +367,13 @@ def test_a_broadcast_that_is_stopped_lets_nobody_else_in(admin_client):
     page = reverse("admin:campaigns_campaign_runs", args=[campaign.pk])
     assert "Stop" in admin_client.get(page).content.decode()
 
-    admin_client.post(page, {"broadcast": broadcast.pk})
+    asked = admin_client.post(page, {"broadcast": broadcast.pk}).content.decode()
+    broadcast.refresh_from_db()
+    assert broadcast.status == "running"
+    assert "1 customer has entered" in asked
+    assert "2 have not been looked at yet: about 2 of them would still come" in asked
+
+    admin_client.post(page, {"broadcast": broadcast.pk, "sure": "yes"})
     assert walk_broadcasts(chunk=1) == 0
 
     broadcast.refresh_from_db()

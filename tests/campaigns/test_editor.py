@@ -478,10 +478,12 @@ def test_a_short_name_that_is_taken_is_refused_and_nothing_changes(marketer):
     assert drawn(campaign)["steps"][0]["config"]["text"] == "Hello"
 
 
+RULE = {"rule": {"attribute": "city", "op": "=", "value": "Paris"}}
+
+
 def branching() -> Campaign:
-    rule = {"rule": {"attribute": "city", "op": "=", "value": "Paris"}}
     return make.draft(
-        make.step("who", "filter_customers", rule, positive="yes", negative="no"),
+        make.step("who", "filter_customers", RULE, positive="yes", negative="no"),
         make.step("yes", "send_sms", {"text": "y"}, sent=None),
         make.step("no", "send_sms", {"text": "n"}, sent=None),
     )
@@ -501,6 +503,26 @@ def test_removing_a_branching_step_asks_which_way_to_keep(marketer):
     assert "They end here" in asked
     assert answer.status_code == 200
     assert leads(campaign) == {"": "no", "no": {"sent": None}}
+
+
+def test_a_way_can_be_reached_by_keyboard_between_the_steps_it_joins(marketer):
+    campaign = branching()
+    url = reverse("admin:campaigns_campaign_change", args=[campaign.pk])
+
+    shown = marketer.get(url).content.decode()
+
+    box = r'class="cp-box" data-step="(\w*)"'
+    plus = r'class="cp-plus"[^>]*data-after="(\w*)" data-way="(\w*)"'
+    found = re.finditer(f"{box}|{plus}", shown)
+    assert [" ".join(filter(None, one.groups())) for one in found] == [
+        "",
+        "",
+        "who",
+        "who positive",
+        "who negative",
+        "yes",
+        "no",
+    ]
 
 
 def test_a_click_can_be_undone(marketer):
@@ -525,12 +547,68 @@ def test_a_branch_may_join_another_or_end(marketer):
     ).content.decode()
     send(marketer, campaign, "connect", {"to": "no"}, after="yes", way="sent")
     assert leads(campaign)["yes"] == {"sent": "no"}
-    send(marketer, campaign, "connect", {"to": ""}, after="who", way="negative")
+    ends = {"to": "", "stranded": "keep"}
+    send(marketer, campaign, "connect", ends, after="who", way="positive")
 
     # Only where it would not run in a circle.
     assert 'value="no"' in chooser
     assert 'value="who"' not in chooser
-    assert leads(campaign)["who"] == {"positive": "yes", "negative": None}
+    assert leads(campaign)["who"] == {"positive": None, "negative": "no"}
+
+
+@pytest.mark.parametrize(
+    ("what", "data", "place"),
+    [
+        ("add", {}, {"after": "", "way": "", "action": "end"}),
+        ("connect", {"to": ""}, {"after": "", "way": ""}),
+        ("connect", {"to": "no"}, {"after": "", "way": ""}),
+        ("move", {"to": json.dumps(["", ""])}, {"step": "over"}),
+    ],
+)
+def test_what_becomes_of_steps_that_nobody_would_come_to_is_asked(
+    marketer, what, data, place
+):
+    campaign = make.draft(
+        make.step("who", "filter_customers", RULE, positive="yes", negative="no"),
+        make.step("yes", "send_sms", {"text": "y"}, sent="over"),
+        make.step("no", "send_sms", {"text": "n"}, sent="over"),
+        make.step("over", "end", {}),
+    )
+    before = drawn(campaign)
+
+    asked = send(marketer, campaign, what, data, **place)
+
+    assert asked.status_code == 409
+    assert drawn(campaign) == before
+    shown = asked.content.decode()
+    assert "Then nobody would come to “who”, “yes”" in shown
+    assert "What shall become of these steps?" in shown
+
+    told = {**data, "stranded": "keep"}
+    assert send(marketer, campaign, what, told, **place).status_code == 200
+    assert {"who", "yes"} < leads(campaign).keys()
+    drawing.save_draft(campaign, before)
+    told = {**data, "stranded": "remove"}
+    assert send(marketer, campaign, what, told, **place).status_code == 200
+    assert not {"who", "yes"} & leads(campaign).keys()
+
+
+def test_what_a_share_led_to_is_asked_about_when_it_is_taken_away(marketer):
+    shares = [{"name": "A", "percent": 50}, {"name": "B", "percent": 50}]
+    campaign = make.draft(
+        make.step("ab", "ab_split", {"shares": shares}, A=None, B="sms"),
+        make.sms(),
+    )
+    told = {
+        "shares_name": ["A", "C"],
+        "shares_percent": ["50", "50"],
+        "step-key": "ab",
+    }
+
+    answer = send(marketer, campaign, "step", told, step="ab")
+
+    assert answer.status_code == 409
+    assert "Then nobody would come to “sms” any more." in answer.content.decode()
 
 
 def test_a_circle_is_refused_in_words(marketer):
@@ -726,7 +804,7 @@ def test_name_and_description_are_changed_in_place(marketer):
         ("trigger", {}, TRIGGER),
         ("step", {"step": "sms"}, {"text": "New", "step-key": "sms"}),
         ("remove", {"step": "sms"}, {}),
-        ("connect", {"after": "", "way": ""}, {"to": ""}),
+        ("connect", {"after": "", "way": ""}, {"to": "", "stranded": "keep"}),
         ("name", {}, {"name": "New"}),
     ],
 )

@@ -109,6 +109,41 @@ def test_one_is_asked_for_and_waits(admin_client, admin_user):
     assert 'hx-trigger="every 1s"' in text
 
 
+def test_one_that_was_kept_without_its_drawing_says_so(admin_client):
+    campaign = make.campaign()
+    done(campaign)
+    Rehearsal.objects.update(result=RESULT)
+
+    text = admin_client.get(page(campaign)).content.decode()
+
+    assert "Kept without its drawing" in text
+    assert "would have entered" in text
+    assert "The drawing has changed since" not in text
+
+
+@pytest.mark.parametrize("result", [None, {}, {"drawing": {}}, {"report": {}}])
+def test_one_that_was_half_kept_says_so(admin_client, result):
+    campaign = make.campaign()
+    done(campaign)
+    Rehearsal.objects.update(result=result)
+
+    text = admin_client.get(page(campaign)).content.decode()
+
+    assert "not all was kept" in text
+
+
+def test_what_was_half_kept_says_nothing_of_what_is_published(admin_client):
+    campaign = make.draft()
+    done(campaign)
+    drawn = drawing.as_json(campaign.versions.get())
+    Rehearsal.objects.update(result={"drawing": drawn})
+    url = reverse("admin:campaigns_campaign_publish", args=[campaign.pk])
+
+    text = admin_client.get(url).content.decode()
+
+    assert "it has not been rehearsed" in text
+
+
 def test_it_can_be_stopped(admin_client):
     campaign = make.draft()
     admin_client.post(page(campaign), {"deed": "ask", "days": "7"})

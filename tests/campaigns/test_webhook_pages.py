@@ -300,3 +300,11 @@ def test_the_panel_offers_a_test_call_and_saves_what_is_filled_in(
         "profile": False,
         "give_up_hours": 2,
     }
+
+
+def test_the_empty_list_offers_no_new_one(admin_client):
+    url = reverse("admin:campaigns_webhookcall_changelist")
+
+    assert "There is nothing here yet." in text(admin_client.get(url))
+    assert "Nothing fits what you asked for." in text(admin_client.get(url, {"q": "x"}))
+    assert "Create a new item" not in text(admin_client.get(url))

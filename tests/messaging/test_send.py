@@ -145,7 +145,7 @@ def test_who_never_answered_is_written_to_only_where_the_installation_says_so():
     sent(sms), sent(email)
     email.refresh_from_db()
     assert (sms.status, email.status) == ("sent", "suppressed")
-    assert email.detail == "The customer never said yes to E-mail."
+    assert email.detail == "The customer never said yes to e-mail."
 
 
 def test_a_mailing_category_asks_for_its_own_answer():

@@ -447,8 +447,8 @@ def test_a_list_says_since_when(anna):
 
 def test_a_consent_is_told_with_its_day_and_origin(anna):
     rule = {"consent": "email", "is": "yes"}
-    assert tree(rule, anna).fact == "Never answered about E-mail"
-    assert tree(rule, anna).change == "The customer must say yes to E-mail."
+    assert tree(rule, anna).fact == "Never answered about e-mail"
+    assert tree(rule, anna).change == "The customer must say yes to e-mail."
 
     Consent.objects.create(
         customer=anna,
@@ -458,7 +458,7 @@ def test_a_consent_is_told_with_its_day_and_origin(anna):
         origin="till",
     )
 
-    assert tree(rule, anna).fact == "Said no to E-mail, 26 Mar 2026, 13:00 (till)"
+    assert tree(rule, anna).fact == "Said no to e-mail, 26 Mar 2026, 13:00 (till)"
 
 
 def test_reach_is_explained_in_the_words_of_sending():
@@ -473,7 +473,7 @@ def test_reach_is_explained_in_the_words_of_sending():
 
     assert told("email") == (
         False,
-        "The customer said no to E-mail.",
+        "The customer said no to e-mail.",
         "The customer must say yes.",
     )
     assert told("sms") == (
@@ -498,7 +498,7 @@ def test_reach_within_a_category_is_explained_by_the_category():
 
     found = tree({"reachable": "email", "category": "news"}, ben)
 
-    assert found.fact == "The customer said no to “News” by E-mail."
+    assert found.fact == "The customer said no to “News” by e-mail."
 
 
 def test_messages_are_linked_with_what_they_say_and_their_campaign():

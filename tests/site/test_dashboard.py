@@ -13,6 +13,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from campaigns.models import Broadcast, Campaign, Run
+from campaigns.publish import pause
 from customers.models import Customer
 from events.keys import create_key, rotate_key
 from events.models import ApiKey, Event, PendingEvent, RejectedEvent
@@ -199,6 +200,24 @@ def test_queues_tell_how_much_waits_and_since_when():
     assert (systems.oldest, systems.tone) == (None, "good")
     assert runs.tone == "good"
     assert messages.tone == "warn"
+
+
+def test_what_a_paused_campaign_holds_back_is_no_queue(admin_client):
+    anna, campaign = make.reachable("anna"), make.campaign(on="Order paid")
+    run = a_run(anna, campaign, at=NOON, status="waiting")
+    Run.objects.filter(pk=run.pk).update(due_at=NOON - 30 * HOUR)
+    message = make.message(anna, now=NOON - 30 * HOUR)
+    Message.objects.filter(pk=message.pk).update(campaign_id=campaign.pk)
+    assert [q.tone for q in queues(now=NOON)[2:]] == ["bad", "bad"]
+
+    pause(campaign)
+
+    for queue in queues(now=NOON)[2:]:
+        assert (queue.waiting.number, queue.held.number) == (0, 1)
+        assert (queue.oldest, queue.tone) == (None, "good")
+    make.event(anna, "Order paid")
+    page = admin_client.get("/admin/").content.decode()
+    assert page.count("nothing waits, 1 held by a pause") == 2
 
 
 # the page

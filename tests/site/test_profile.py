@@ -96,6 +96,18 @@ def test_a_message_that_was_not_sent_says_why(admin_client):
     assert "They said no." in page
 
 
+def test_a_text_that_was_never_filled_in_shows_no_variables(admin_client):
+    anna = make.customer("anna")
+    thanks = "{% if client.city %}Thank you, {{ client.firstName }}!{% endif %}"
+    make.message(anna, make.content("email", subject=thanks))
+    Message.objects.update(status="suppressed", reason="no_consent")
+
+    page = admin_client.get(profile(anna)).content.decode()
+
+    assert "Thank you, …!" in page
+    assert "firstName" not in page
+
+
 @pytest.mark.parametrize(
     ("asked", "found"),
     [
