@@ -419,7 +419,8 @@ class KeptReport(models.Model):
     answer = models.TextField()
     counted_at = models.DateTimeField()
     took_ms = models.PositiveIntegerField()
-    #: Somebody looked at it when it was old or not there; empty once it has been counted anew.
+    #: Somebody looked at it when it was old or not there; empty once it has been
+    #: counted.
     wanted_at = models.DateTimeField(null=True)
 
     class Meta:

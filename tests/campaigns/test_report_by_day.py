@@ -392,8 +392,8 @@ def test_boxes_and_arrows_tell_their_share_of_who_entered(lived, admin_client):
     shown = admin_client.get(
         reverse("admin:campaigns_campaign_report", args=[lived.pk]), {"version": "1"}
     ).content.decode()
-    assert "Yes: 3, 75 % of those who entered" in shown
-    assert "No: 1, 25 % of those who entered" in shown
+    assert "Yes: 3, 75 % of all who came to this version" in shown
+    assert "No: 1, 25 % of all who came to this version" in shown
 
 
 def test_the_page_follows_and_sends_nothing_where_nothing_changed(lived, admin_client):
