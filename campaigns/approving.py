@@ -9,6 +9,7 @@ who published what.
 from __future__ import annotations
 
 from django.conf import settings
+from django.db import transaction
 
 from campaigns.models import Campaign, PublishRequest, Version
 from smartcomm.core.clock import database_now
@@ -64,10 +65,13 @@ def decline(campaign: Campaign, *, by: str, word: str) -> PublishRequest:
     """Say no, and why. Whoever asked may take it back the same way."""
     if not word.strip() or len(word) > MOST_WORDS:
         raise Invalid(f"Say why, in up to {MOST_WORDS} characters.", field="word")
-    request = open_request(campaign)
-    if request is None:
-        raise Conflict("Nobody asks for publishing this campaign.")
-    _decide(request, Status.DECLINED, by=by, word=word.strip())
+    with transaction.atomic():
+        # So that it is not declined while somebody approves it.
+        Campaign.objects.select_for_update().get(pk=campaign.pk)
+        request = open_request(campaign)
+        if request is None:
+            raise Conflict("Nobody asks for publishing this campaign.")
+        _decide(request, Status.DECLINED, by=by, word=word.strip())
     return request
 
 
