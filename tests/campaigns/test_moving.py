@@ -15,8 +15,8 @@ from campaigns.checker import what_is_off
 from campaigns.dispatch import dispatch_events
 from campaigns.engine import advance_runs, settle_calls, settle_runs
 from campaigns.models import Move, MovedRun, Passage, Run, WebhookCall
-from campaigns.publish import archive, pause, resume
 from campaigns.panels import figures_of
+from campaigns.publish import archive, pause, resume
 from campaigns.report import report
 from campaigns.report_page import equations
 from campaigns.why import why
