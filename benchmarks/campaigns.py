@@ -418,7 +418,8 @@ def statements(events: int) -> dict[str, int]:
 
     from campaigns.dispatch import dispatch_events
     from campaigns.engine import advance_runs, settle_runs
-    from messaging.send import GROUP, send_messages
+    from messaging.send import IN_DOUBT_AT_MOST as GROUP
+    from messaging.send import send_messages
     from smartcomm.core.db import execute
 
     def of(part: Callable[[], int]) -> int:

@@ -32,12 +32,12 @@ from typing import TypeVar
 
 import msgspec
 import structlog
-from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection, transaction
 
 from customers.models import Channel
 from messaging import channels
 from messaging.channels import Outcome, Outgoing, Provider, Result
+from messaging.crew import Crew
 from messaging.eligibility import Refusal, refusal
 from messaging.language import TemplateError
 from messaging.models import Delivery, Message, Missing
@@ -48,7 +48,7 @@ from messaging.rows import as_json
 from messaging.signals import messages_settled
 from smartcomm.core import stopping
 from smartcomm.core.clock import database_now
-from smartcomm.core.db import Prepared, batches, execute, fetch_all
+from smartcomm.core.db import Prepared, execute, fetch_all
 
 logger = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -60,7 +60,9 @@ BATCH = 500
 #: How many messages at most a dead worker leaves behind in doubt.
 IN_DOUBT_AT_MOST = 20
 #: Its threads share that number.
-GROUP = max(1, IN_DOUBT_AT_MOST // settings.MESSAGE_THREADS)
+crew = Crew(IN_DOUBT_AT_MOST)
+#: Of each lane, so many messages at least are claimed.
+SHARE = 20
 #: A worker looks after its batch for BATCH_SECONDS and lets go of the rest; should it
 #: be dead, others take over when the lease ends.
 BATCH_SECONDS = 30.0
@@ -99,7 +101,8 @@ def send_messages(
         return 0
     ended, letters = _prepare(batch, now=clock())
     settled = _close(ended, lease)
-    started, is_awaited = _hand_over(letters, lease, clock=clock, ways_out=ways_out)
+    with crew.working():
+        started, is_awaited = _hand_over(letters, lease, clock=clock, ways_out=ways_out)
     _let_go([one.row for one in letters if one.row.id not in started], lease)
     if settled or is_awaited:
         _tell_settled()
@@ -211,7 +214,7 @@ def _claim(lease: uuid.UUID, limit: int, *, now: datetime) -> list[Claimed]:
             "until": now + LEASE,
             "lease": lease,
             "limit": limit,
-            "share": GROUP,
+            "share": SHARE,
             "channels": _reachable_channels(),
         },
     )
@@ -363,7 +366,7 @@ def _hand_over(
     clock: Callable[[], datetime],
     ways_out: WaysOut = channels.provider_class,
 ) -> tuple[set[int], bool]:
-    """Hand over in small groups. Returns those it got to, and whether a run waits for
+    """Hand over, group by group. Returns those it got to, and whether a run waits for
     one of them."""
     by_channel: dict[str, list[Letter]] = defaultdict(list)
     for letter in letters:
@@ -371,17 +374,15 @@ def _hand_over(
     stop_at = time.monotonic() + BATCH_SECONDS
     reached: set[int] = set()
     is_awaited = False
-    for channel, group in (
-        (channel, group)
-        for channel, all_of_it in by_channel.items()
-        for group in batches(all_of_it, GROUP)
-    ):
-        if time.monotonic() > stop_at or stopping.is_stopping():
-            break
-        if channel in _reachable_channels():
-            started, told = _hand_over_group(
-                channel, group, lease, clock=clock, provider_class=ways_out(channel)
-            )
+    for channel, waiting in by_channel.items():
+        while waiting and channel in _reachable_channels():
+            if time.monotonic() > stop_at or stopping.is_stopping():
+                return reached, is_awaited
+            with crew.group(len(waiting)) as size:
+                group, waiting = waiting[:size], waiting[size:]
+                started, told = _hand_over_group(
+                    channel, group, lease, clock=clock, provider_class=ways_out(channel)
+                )
             reached |= started
             is_awaited |= told
     return reached, is_awaited
@@ -395,6 +396,7 @@ def _hand_over_group(
     clock: Callable[[], datetime],
     provider_class: type[Provider],
 ) -> tuple[set[int], bool]:
+    began = time.monotonic()
     # Made before the messages are marked: what cannot even be made has sent nothing.
     provider = provider_class()
     started = _start(group, lease, provider_class.name, now=clock())
@@ -402,7 +404,9 @@ def _hand_over_group(
         return set(), False
     by_id = {letter.row.id: letter for letter in group}
     outgoing = [_outgoing(by_id[one.message_id], one.attempt) for one in started]
+    before = time.monotonic()
     outcomes = provider.hand_over(outgoing)
+    at_provider = time.monotonic() - before
     if any(outcome.result is Result.AWAY for outcome in outcomes):
         _away[channel] = time.monotonic() + AWAY_SECONDS
         logger.warning("provider.away", channel=channel, error=outcomes[-1].error)
@@ -411,6 +415,7 @@ def _hand_over_group(
         for one, outcome in zip(started, outcomes, strict=True)
     ]
     is_awaited = _insist(lambda: _record(records, now=clock()))
+    crew.tell(at_provider=at_provider, in_all=time.monotonic() - began)
     return {one.message_id for one in started}, is_awaited
 
 

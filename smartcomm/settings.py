@@ -183,8 +183,6 @@ EMAIL_URL = env.str("EMAIL_URL", default="")
 if EMAIL_URL:
     vars().update(env.email_url_config(EMAIL_URL))
 EMAIL_TIMEOUT = 20
-# How many threads of a worker send at the same time; see messaging/send.py.
-MESSAGE_THREADS = env.int("MESSAGE_THREADS", default=1)
 DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default="news@example.com")
 # The way out of each channel; those not named go to the local outbox.
 MESSAGE_PROVIDERS = (

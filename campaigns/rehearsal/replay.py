@@ -1,8 +1,9 @@
 """The events of some days again, in their order, by a clock that is turned.
 
-The clock goes in ticks of equal length. At each tick the events that have occurred
-since the last one come in, and the work is done until there is none: as the workers do
-it every few seconds. Ticks at which nothing comes in and nothing is due are left out.
+Time is cut into ticks of equal length. What occurs or is due within a tick comes in
+together, at the time of the last of it, and the work is done until there is none: as
+the workers do it every few seconds. So what is alone in its tick happens at its very
+second. Ticks in which nothing occurs and nothing is due are left out.
 """
 
 from __future__ import annotations
@@ -55,9 +56,23 @@ FEED_SYSTEM = """
 
 
 NEXT_EVENT = "SELECT min(occurred_at) FROM rehearsal_event WHERE occurred_at > %s"
+LAST = """
+    SELECT greatest(
+        (SELECT max(occurred_at) FROM rehearsal_event WHERE occurred_at <= %(limit)s),
+        (SELECT max(occurred_at) FROM events_systemevent
+          WHERE type_id = %(system)s AND occurred_at <= %(limit)s),
+        (SELECT max(due_at) FROM campaigns_run
+          WHERE status = 'waiting' AND due_at <= %(limit)s),
+        (SELECT max(next_at) FROM campaigns_version
+          WHERE status = 'published' AND next_at <= %(limit)s),
+        (SELECT max(due_at) FROM messaging_message
+          WHERE status = 'queued' AND due_at <= %(limit)s))
+"""
 # One line for each of the parts of `work_until_quiet`, in their order.
 WORK = """
-    SELECT EXISTS (SELECT FROM events_pendingsystemevent
+    SELECT EXISTS (SELECT FROM campaigns_version
+                    WHERE status = 'published' AND next_at <= %(now)s),
+           EXISTS (SELECT FROM events_pendingsystemevent
                     WHERE due_at IS NULL OR due_at <= %(now)s),
            EXISTS (SELECT FROM campaigns_broadcast
                     WHERE status = 'running' AND due_at <= %(now)s),
@@ -74,7 +89,9 @@ WORK = """
 DUE = """
     SELECT least((SELECT min(due_at) FROM campaigns_run WHERE status = 'waiting'),
                  (SELECT min(due_at) FROM messaging_message WHERE status = 'queued'),
-                 (SELECT min(due_at) FROM campaigns_broadcast WHERE status = 'running'))
+                 (SELECT min(due_at) FROM campaigns_broadcast WHERE status = 'running'),
+                 (SELECT min(next_at) FROM campaigns_version
+                   WHERE status = 'published'))
 """
 
 
@@ -152,10 +169,11 @@ def replay(
     events = _count(version, begin, end)
     now, ticks = begin, 0
     while (due := _next(version, now, end)) is not None:
-        at = begin + math.ceil((due - begin) / tick) * tick
+        limit = min(end, begin + math.ceil((due - begin) / tick) * tick)
         # At a portion's very time, so that a long tick does not slow the pace down.
         portion = _next_portion(now)
-        before, now = now, min(one for one in (end, at, portion) if one is not None)
+        limit = limit if portion is None else min(limit, portion)
+        before, now = now, _last(version, due, limit)
         turn_clock(now)
         _feed(version, before, now)
         work_until_quiet(now)
@@ -169,6 +187,16 @@ def replay(
     if version.trigger_kind in PLANNED:
         events = Broadcast.objects.count()
     return Replayed(events, ticks, tick)
+
+
+def _last(version: Version, due: datetime, limit: datetime) -> datetime:
+    """When the last of what is due from `due` up to `limit` is due."""
+    is_system = version.trigger_kind == Version.Trigger.SYSTEM_EVENT
+    turn_clock(limit)
+    [(last,)] = fetch_all(
+        LAST, {"limit": limit, "system": version.event_type_id if is_system else None}
+    )
+    return max(due, last) if last else due
 
 
 def work_until_quiet(now: datetime, *, is_rehearsal: bool = True) -> None:

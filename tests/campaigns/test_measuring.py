@@ -302,7 +302,8 @@ def test_measuring_costs_the_same_queries_for_few_customers_and_for_many():
 
 
 def warnings(campaign: Campaign) -> list[str]:
-    return publish.check(campaign.versions.get()).warnings
+    found = publish.check(campaign.versions.get()).warnings
+    return [one for one in found if "nothing ever happens" not in one]
 
 
 def test_publishing_warns_of_a_control_group_without_a_goal():

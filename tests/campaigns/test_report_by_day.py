@@ -244,6 +244,7 @@ def number_of(numbers: dict[str, Any], row: dict[str, str]) -> int:
         return int(numbers["messages"]["suppressed"][row["way"]])
     if what.startswith("messages "):
         return int(numbers["messages"][what.removeprefix("messages ")])
+    what = what.replace(" ", "_")
     if not row["step"]:
         return int(numbers[what])
     [step] = [one for one in numbers["steps"] if one["key"] == row["step"]]

@@ -439,10 +439,12 @@ def storm(installation: Installation, options: argparse.Namespace) -> list[Kill]
         # On the second, whatever a kill takes.
         if done.wait(max(0.0, began + number * options.every - time.monotonic())):
             break
-        target = dice.choices(names, weights)[0]
-        senders = len(installation.at_work("messages@")) if target in DEADLY else 0
-        if killed := strike(installation, target):
-            kills.append(Kill(time.time(), target.strip(), killed, senders))
+        # Of some, most may be starting.
+        for target in dice.choices(names, weights, k=5):
+            senders = len(installation.at_work("messages@")) if target in DEADLY else 0
+            if killed := strike(installation, target):
+                kills.append(Kill(time.time(), target.strip(), killed, senders))
+                break
     sender.join()
     return kills
 
@@ -544,9 +546,10 @@ def outstanding() -> dict[str, int]:
 def tell_kills(kills: list[Kill]) -> None:
     """How often who was killed or restarted."""
     print(f"{'killed or restarted':<24} {'times':>8} {'processes':>10}")
-    for target in TARGETS:
-        some = [kill for kill in kills if kill.target == target.strip()]
-        print(f"{target:<24} {len(some):>8} {sum(kill.processes for kill in some):>10}")
+    for target in map(str.strip, TARGETS):
+        some = [kill for kill in kills if kill.target == target]
+        processes = sum(kill.processes for kill in some)
+        print(f"{target:<24} {len(some):>8} {processes:>10}")
     print(
         f"{'in all':<24} {len(kills):>8} {sum(kill.processes for kill in kills):>10}\n"
     )

@@ -51,6 +51,41 @@ def test_a_worker_that_is_stopped_takes_no_further_batch(provider, monkeypatch):
     assert Message.objects.filter(status="queued", lease=None).count() == 3
 
 
+def test_who_is_at_work_looks_once_more_for_whoever_was_sent_away(provider):
+    anna, rung = make.reachable(), []
+    make.message(anna)
+    real = send.send_messages
+
+    def send_and_ring():
+        sent = real()
+        if not sent and not rung:
+            rung.append(True)
+            make.message(anna)
+            tasks.send_messages()
+            assert len(provider.taken) == 1
+        return sent
+
+    send.crew.tell(at_provider=0, in_all=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(send, "send_messages", send_and_ring)
+        tasks.send_messages()
+
+    assert len(provider.taken) == 2
+
+
+def test_a_fault_leaves_the_crew_as_it_was(provider, monkeypatch):
+    def fault(**kwargs):
+        raise RuntimeError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(send, "send_messages", fault)
+        with pytest.raises(RuntimeError):
+            tasks.send_messages()
+    make.message(make.reachable())
+    tasks.send_messages()
+    assert len(provider.taken) == 1
+
+
 def test_the_clock_closes_what_dead_workers_left():
     message = make.message(make.reachable())
     long_ago = timezone.now() - timedelta(hours=1)
