@@ -312,7 +312,8 @@ def share(part: int, whole: int) -> str:
 
 def figures_of(numbers: Mapping[str, Any]) -> dict[str, Figures]:
     """The numbers of one version of the report, by step."""
-    whole = numbers["entered"] + numbers["moved_in"]
+    # Rehearsals move nobody, and were kept before anybody could be moved.
+    whole = numbers["entered"] + numbers.get("moved_in", 0)
     figures = {
         step["key"]: Figures(
             came_in=step["in"],
