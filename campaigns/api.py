@@ -244,7 +244,8 @@ class CampaignsPage(msgspec.Struct):
 class StepReport(msgspec.Struct, rename={"in_": "in"}, forbid_unknown_fields=True):
     """How many runs came to a step, and which way they left.
 
-    Those moved there from another version are among those who came.
+    in = all of out + waiting + failed + ended + moved_out. Those moved there from
+    another version are among those who came.
     """
 
     key: str
@@ -254,6 +255,13 @@ class StepReport(msgspec.Struct, rename={"in_": "in"}, forbid_unknown_fields=Tru
     out: dict[str, int]
     waiting: int
     failed: int
+    ended: Annotated[
+        int,
+        Meta(
+            description="Over without having left it: the campaign was archived, they "
+            "were left out when it was resumed, or the customer was merged."
+        ),
+    ]
     moved_out: int
 
 
@@ -469,6 +477,7 @@ REPORT = {
                     "out": {"positive": 4, "negative": 1},
                     "waiting": 0,
                     "failed": 0,
+                    "ended": 0,
                     "moved_out": 0,
                 },
                 {
@@ -476,9 +485,10 @@ REPORT = {
                     "action": "send_email",
                     "in": 4,
                     "moved_in": 0,
-                    "out": {"sent": 2},
+                    "out": {"sent": 2, "not_sent": 1},
                     "waiting": 1,
                     "failed": 0,
+                    "ended": 0,
                     "moved_out": 0,
                 },
             ],

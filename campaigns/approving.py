@@ -9,6 +9,7 @@ who published what.
 from __future__ import annotations
 
 from django.conf import settings
+from django.db import transaction
 
 from campaigns.models import Campaign, PublishRequest, Version
 from smartcomm.core.clock import database_now
@@ -45,6 +46,18 @@ def open_request(campaign: Campaign) -> PublishRequest | None:
     return campaign.publish_requests.filter(status=Status.OPEN).first()
 
 
+def said_no(version: Version) -> PublishRequest | None:
+    """What somebody else said last to publishing this draft, if that was no."""
+    last = version.campaign.publish_requests.filter(version=version.number).first()
+    if (
+        last is None
+        or last.status != Status.DECLINED
+        or last.decided_by == last.asked_by
+    ):
+        return None
+    return last
+
+
 def ask(version: Version, *, stamp: str, by: str) -> PublishRequest:
     """Ask that somebody else publish the draft. Call with the campaign locked."""
     if not is_needed():
@@ -61,13 +74,17 @@ def ask(version: Version, *, stamp: str, by: str) -> PublishRequest:
 
 
 def decline(campaign: Campaign, *, by: str, word: str) -> PublishRequest:
-    """Say no, and why. Whoever asked may take it back the same way."""
-    if not word.strip() or len(word) > MOST_WORDS:
-        raise Invalid(f"Say why, in up to {MOST_WORDS} characters.", field="word")
-    request = open_request(campaign)
-    if request is None:
-        raise Conflict("Nobody asks for publishing this campaign.")
-    _decide(request, Status.DECLINED, by=by, word=word.strip())
+    """Say no, and why. Whoever asked takes it back the same way, and need not say."""
+    word = word.strip()
+    with transaction.atomic():
+        # So that it is not declined while somebody approves it.
+        Campaign.objects.select_for_update().get(pk=campaign.pk)
+        request = open_request(campaign)
+        if request is None:
+            raise Conflict("Nobody asks for publishing this campaign.")
+        if len(word) > MOST_WORDS or not (word or request.asked_by == by):
+            raise Invalid(f"Say why, in up to {MOST_WORDS:,} characters.", field="word")
+        _decide(request, Status.DECLINED, by=by, word=word)
     return request
 
 

@@ -209,15 +209,27 @@ def _of_config(old: Step, new: Step) -> Iterator[Change]:
 
 def _of_ways(old: Step, new: Step) -> Iterator[Change]:
     before, after = old.get("next") or {}, new.get("next") or {}
-    for way in dict.fromkeys([*after, *before]):
-        if before.get(way) != after.get(way):
-            label = way_label(new["action"], way)
-            yield Change(
-                What.WAY,
-                f"“{new['key']}”, way “{label}”: leads to {_named(after.get(way))}, "
-                f"no longer to {_named(before.get(way))}.",
-                new["key"],
-            )
+    has_had, has = _ways(old), _ways(new)
+    for way in dict.fromkeys([*has, *has_had]):
+        was, is_ = before.get(way), after.get(way)
+        if was == is_:
+            continue
+        label = way_label((new if way in has else old)["action"], way)
+        if way not in has:
+            said = f"has no way “{label}” any more, which led to {_named(was)}."
+        elif way not in has_had:
+            said = f"has a new way “{label}”, which leads to {_named(is_)}."
+        else:
+            said = f"way “{label}”: leads to {_named(is_)}, no longer to {_named(was)}."
+        between = ", " if way in has and way in has_had else " "
+        yield Change(What.WAY, f"“{new['key']}”{between}{said}", new["key"])
+
+
+def _ways(step: Step) -> list[str]:
+    """The ways out that a step has or that its drawing names."""
+    action = ACTIONS.get(step["action"])
+    own = action.ways(step["config"]) if action else ()
+    return list(dict.fromkeys([*own, *(step.get("next") or {})]))
 
 
 def _kind(trigger: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from django.forms.widgets import Input
 from unfold import widgets as unfold
 
 from campaigns.actions import ACTIONS, Action
+from campaigns.actions.goal import GOAL_WHERE
 from campaigns.drawing import MAX_ENTRY_DAYS
 from campaigns.graph import KEY
 from campaigns.models import Campaign, Version
@@ -249,14 +250,14 @@ def step_form(
     """
     form = action.form(data, initial=initial or {})
     event_name = event_of(definition)
-    for field in form.fields.values():
+    for name, field in form.fields.items():
         if isinstance(field, RuleField):
             # Values are those of the starting event, whatever the lines are about.
             is_where = isinstance(field, WhereField)
             where = "values_from" if is_where else "event_name_from"
             field.options = replace(
                 field.options,
-                more_values=tuple(answers),
+                more_values=tuple(answers) if name != GOAL_WHERE else (),
                 **{where: EVENT_INPUT},  # type: ignore[arg-type]
             )
             field.widget.options = field.options

@@ -414,11 +414,13 @@ class KeptReport(models.Model):
     )
     #: With so many days until today; 0: without.
     days = models.PositiveSmallIntegerField()
-    #: JSON as text: jsonb would put steps and ways in an order of its own.
+    #: JSON as text: jsonb would put steps and ways in an order of its own. Empty while
+    #: it is counted for the first time.
     answer = models.TextField()
     counted_at = models.DateTimeField()
     took_ms = models.PositiveIntegerField()
-    #: Somebody looked at it when it was old; empty once it has been counted anew.
+    #: Somebody looked at it when it was old or not there; empty once it has been
+    #: counted.
     wanted_at = models.DateTimeField(null=True)
 
     class Meta:

@@ -303,6 +303,7 @@ def publish_page(desk: Desk) -> HttpResponse:
         blocked=bool(findings.errors),
         needs_two=approving.is_needed(),
         asked=approving.open_request(desk.campaign),
+        said_no=approving.said_no(desk.draft),
         is_own=not approving.may_publish(desk.draft, by=_who(desk)),
         who=_who(desk),
         status=409 if errors else 200,
@@ -320,6 +321,8 @@ def _publish_deed(desk: Desk) -> str:
             return f"Somebody else is asked to publish version {request.version}."
         case "decline":
             request = approving.decline(desk.campaign, by=who, word=word)
+            if request.asked_by == who:
+                return f"Nobody is asked any more to publish version {request.version}."
             return f"Version {request.version} is not published: {request.word}"
         case "approve":
             done = publish.approve(desk.campaign, user=user, word=word)  # type: ignore[arg-type]
@@ -339,7 +342,7 @@ def _place(desk: Desk, field: str) -> str:
         return f"{page}?open=trigger"
     if any(step["key"] == field for step in desk.definition["steps"]):
         return f"{page}?open=step&step={field}"
-    return page if field else ""
+    return page if field and field != "word" else ""
 
 
 def _what_it_will_do(desk: Desk) -> list[str]:

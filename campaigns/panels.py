@@ -117,8 +117,10 @@ class Figures:
     waiting: int = 0
     failed: int = 0
     out: Mapping[str, int] = field(default_factory=dict)
-    #: Of those who entered; empty for the trigger, and where nobody did.
+    #: Of all who came to the version; empty for the trigger, and where nobody did.
     share: str = ""
+    #: Of the trigger: all who came to the version, moved there included.
+    whole: int = 0
 
 
 @dataclass(frozen=True)
@@ -282,7 +284,7 @@ class _Faces:
             TONES.get(arrow.way, ""),
             is_open=arrow.target[0] == "end",
             number=number,
-            share=share(number or 0, self.figures[""].came_in) if figures else "",
+            share=share(number or 0, self.figures[""].whole) if figures else "",
         )
 
     def _label(self, arrow: Arrow) -> str:
@@ -322,13 +324,15 @@ def share(part: int, whole: int) -> str:
 
 def figures_of(numbers: Mapping[str, Any]) -> dict[str, Figures]:
     """The numbers of one version of the report, by step."""
+    # Rehearsals move nobody, and were kept before anybody could be moved.
+    whole = numbers["entered"] + numbers.get("moved_in", 0)
     figures = {
         step["key"]: Figures(
             came_in=step["in"],
             waiting=step["waiting"],
             failed=step["failed"],
             out=step["out"],
-            share=share(step["in"], numbers["entered"]),
+            share=share(step["in"], whole),
         )
         for step in numbers["steps"]
     }
@@ -336,6 +340,7 @@ def figures_of(numbers: Mapping[str, Any]) -> dict[str, Figures]:
         came_in=numbers["entered"],
         waiting=numbers["waiting"],
         failed=numbers["failed"],
+        whole=whole,
     )
     return figures
 

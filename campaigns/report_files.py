@@ -44,7 +44,7 @@ def _lines(
             yield version, "", "", what.replace("_", " "), "", numbers[what]
     for step in numbers["steps"]:
         of_step = (version, step["key"], actions[step["key"]])
-        for what in ("in", "moved_in", "waiting", "failed", "moved_out"):
+        for what in ("in", "moved_in", "waiting", "failed", "ended", "moved_out"):
             if what in step:
                 yield *of_step, what.replace("_", " "), "", step[what]
         for way, count in step["out"].items():

@@ -94,10 +94,14 @@ class Goal:
 def page(desk: Desk) -> HttpResponse:
     """The numbers of one version; with htmx only what changes, if it has changed."""
     span, now = _span(desk), timezone.now()
-    counted = kept.reported(desk.campaign, days=span, now=now)
+    is_poll = bool(desk.request.headers.get("HX-Request"))
+    counted = kept.glance(desk.campaign, days=span, now=now)
+    if counted is None:
+        return _being_counted(desk, is_poll=is_poll)
+    if "counting" in desk.request.GET:
+        return HttpResponse(headers={"HX-Refresh": "true"})
     found = counted.answer["versions"]
     numbers = _chosen(desk, found)
-    is_poll = bool(desk.request.headers.get("HX-Request"))
     if numbers is None:
         return TemplateResponse(
             desk.request,
@@ -136,6 +140,22 @@ def page(desk: Desk) -> HttpResponse:
         desk.request,
         "campaigns/report.html",
         page_context(desk, tab="report", **context),
+    )
+
+
+def _being_counted(desk: Desk, *, is_poll: bool) -> HttpResponse:
+    """A page that asks again until the numbers are there."""
+    if is_poll:
+        return HttpResponse(status=204)
+    return TemplateResponse(
+        desk.request,
+        "campaigns/report.html",
+        page_context(
+            desk,
+            tab="report",
+            asks_again=f"{desk.request.get_full_path()}"
+            f"{'&' if desk.request.GET else '?'}counting",
+        ),
     )
 
 

@@ -26,6 +26,9 @@ from segments.rules import EventValue, RuleError
 MOST_DAYS = 365
 #: Set-based counting compares with a `$field_code` by these alone.
 WITH_EVENT_VALUES = ("=", "!=")
+#: The field of the form for what a goal's context must say. It offers no answers of
+#: webhooks, since measuring knows none.
+GOAL_WHERE = "goal_where"
 
 
 class GoalForm(forms.Form):

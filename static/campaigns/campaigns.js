@@ -74,12 +74,14 @@
     body.prepend(note);
   }
 
-  let place = null, cameFrom = {}, opened = [];
+  const frames = () => [...document.querySelectorAll("#cp-report .cp-table-frame")];
+  let place = null, cameFrom = {}, opened = [], scrolled = [];
   document.addEventListener("htmx:beforeSwap", () => {
     const box = scroller();
     place = box && [box.scrollLeft, box.scrollTop];
     cameFrom = { ...panel()?.dataset };
     opened = [...document.querySelectorAll("#cp-report details[open]")].map((one) => one.id);
+    scrolled = frames().map((one) => one.scrollLeft);
   });
 
   // The report follows what happens, and stays as it was looked at.
@@ -89,6 +91,7 @@
     const box = scroller();
     if (box && place) [box.scrollLeft, box.scrollTop] = place;
     opened.forEach((id) => document.getElementById(id)?.setAttribute("open", ""));
+    frames().forEach((one, i) => { one.scrollLeft = scrolled[i] ?? 0; });
   });
 
   document.addEventListener("htmx:afterSettle", (event) => {

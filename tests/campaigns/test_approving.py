@@ -131,6 +131,30 @@ def test_declining_needs_a_word_and_publishes_nothing(campaign):
     assert campaign.publish_requests.count() == 2
 
 
+def test_who_asked_takes_it_back_without_a_word(client, anna, campaign):
+    publish.ask(campaign, by="anna")
+    client.force_login(anna)
+    here = reverse("admin:campaigns_campaign_publish", args=[campaign.pk])
+    client.post(here, {"stamp": drawing_stamp(campaign), "deed": "decline"})
+    assert approving.open_request(campaign) is None
+    assert "declined it" not in client.get(here).content.decode()
+
+
+def test_who_asked_is_told_on_the_page_why_not(client, anna, ben, campaign):
+    publish.ask(campaign, by="anna")
+    here = reverse("admin:campaigns_campaign_publish", args=[campaign.pk])
+    form = {"stamp": drawing_stamp(campaign), "deed": "decline"}
+    client.force_login(ben)
+    refused = client.post(here, form)
+    assert "Say why, in up to 1,000 characters." in refused.content.decode()
+    assert "Put it right" not in refused.content.decode()
+    client.post(here, {**form, "word": "Not before Monday."})
+    client.force_login(anna)
+    html = client.get(here).content.decode()
+    assert "ben declined it" in html
+    assert "Not before Monday." in html
+
+
 def test_a_draft_that_is_changed_makes_the_request_void(campaign, anna, ben):
     publish.ask(campaign, by="anna")
     change(campaign, anna)  # The same as before.

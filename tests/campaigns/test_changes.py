@@ -223,3 +223,24 @@ def test_long_texts_are_compared_in_a_moment():
     assert [one.text for one in change.after_pieces if one.is_marked] == [
         "<p>Bye</p>\n"
     ]
+
+
+def test_a_way_that_is_gone_leads_nowhere():
+    # The word for a way is that of the action which has it.
+    before = drawing(
+        make.step("pause", "wait", {"for": 1, "unit": "days"}, done="sms"), make.sms()
+    )
+    after = drawing(
+        make.step(
+            "pause",
+            "wait_for_event",
+            {"event": "Order paid", "where": [], "for": 1, "unit": "days"},
+            happened=None,
+            timed_out="sms",
+        ),
+        make.sms(),
+    )
+    assert [one.sentence for one in changes(before, after) if one.what == "way"] == [
+        "“pause” has a new way “It did not”, which leads to “sms”.",
+        "“pause” has no way “Then” any more, which led to “sms”.",
+    ]

@@ -387,3 +387,18 @@ def test_the_form_reads_what_it_shows(action):
             sent.setlist(name, values)
         read = read_config(ACTIONS[action], step_form(ACTIONS[action], {}, data=sent))
         assert read == wanted
+
+
+@pytest.mark.parametrize(
+    ("action", "name", "offered"),
+    [
+        ("control_group", "goal_where", ()),
+        ("ab_split", "goal_where", ()),
+        ("wait_for_event", "where", ("answers.ask.code",)),
+    ],
+)
+def test_a_goal_offers_no_answers_since_it_takes_none(action, name, offered):
+    form = step_form(
+        ACTIONS[action], {"trigger": {}}, answers=["answers.ask.code"], initial={}
+    )
+    assert form.fields[name].options.more_values == offered

@@ -15,6 +15,7 @@ from campaigns.checker import what_is_off
 from campaigns.dispatch import dispatch_events
 from campaigns.engine import advance_runs, settle_calls, settle_runs
 from campaigns.models import Move, MovedRun, Passage, Run, WebhookCall
+from campaigns.panels import figures_of
 from campaigns.publish import archive, pause, resume
 from campaigns.report import report
 from campaigns.report_page import equations
@@ -275,6 +276,17 @@ def test_a_run_is_moved_from_version_to_version():
         (numbers[n]["entered"], numbers[n]["moved_in"], numbers[n]["moved_out"])
         for n in (1, 2, 3)
     ] == [(1, 0, 1), (1, 1, 2), (1, 2, 0)]
+
+
+def test_shares_are_of_all_who_came_to_the_version():
+    campaign = make.campaign(wait(1), make.sms())
+    enter(campaign, 3)
+    make.publish_again(campaign)
+    move(campaign)
+    enter(campaign)
+    shown = figures_of(adds_up(campaign)[2])
+    assert (shown["pause"].came_in, shown["pause"].share) == (4, "100 %")
+    assert (shown[""].came_in, shown[""].whole) == (1, 4)
 
 
 def test_runs_that_are_over_are_not_moved():
