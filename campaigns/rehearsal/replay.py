@@ -57,7 +57,9 @@ FEED_SYSTEM = """
 NEXT_EVENT = "SELECT min(occurred_at) FROM rehearsal_event WHERE occurred_at > %s"
 # One line for each of the parts of `work_until_quiet`, in their order.
 WORK = """
-    SELECT EXISTS (SELECT FROM events_pendingsystemevent
+    SELECT EXISTS (SELECT FROM campaigns_version
+                    WHERE status = 'published' AND next_at <= %(now)s),
+           EXISTS (SELECT FROM events_pendingsystemevent
                     WHERE due_at IS NULL OR due_at <= %(now)s),
            EXISTS (SELECT FROM campaigns_broadcast
                     WHERE status = 'running' AND due_at <= %(now)s),
@@ -74,7 +76,9 @@ WORK = """
 DUE = """
     SELECT least((SELECT min(due_at) FROM campaigns_run WHERE status = 'waiting'),
                  (SELECT min(due_at) FROM messaging_message WHERE status = 'queued'),
-                 (SELECT min(due_at) FROM campaigns_broadcast WHERE status = 'running'))
+                 (SELECT min(due_at) FROM campaigns_broadcast WHERE status = 'running'),
+                 (SELECT min(next_at) FROM campaigns_version
+                   WHERE status = 'published'))
 """
 
 
