@@ -16,7 +16,6 @@ from datetime import datetime, timedelta
 import structlog
 from django.db import transaction
 from django.db.models import Max
-from django.utils import timezone
 
 from campaigns.models import Broadcast, Campaign, Version
 from campaigns.triggers import PLANNED
@@ -24,13 +23,14 @@ from campaigns.triggers.planned import SOURCE, Planned
 from customers.models import Customer
 from events.models import Source, SystemEvent
 from segments.answers import on
+from smartcomm.core.clock import database_now
 
 logger = structlog.get_logger(__name__)
 
 
 def start_planned(*, limit: int = 50, now: datetime | None = None) -> int:
     """Start what was planned for now or before. Returns in how many campaigns."""
-    now = now or timezone.now()
+    now = now or database_now()
     done = 0
     with transaction.atomic():
         due = Version.objects.filter(
