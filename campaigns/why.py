@@ -665,6 +665,7 @@ class _Known:
             and broadcast.status == Broadcast.Status.FINISHED
             and broadcast.reason not in ("", ARCHIVED)
             and not broadcast.examined
+            and not broadcast.portions
         ):
             return no(Because.LEFT_OUT, broadcast.reason)
         if broadcast.reason and self._lacks_a_field(version, item):
@@ -722,7 +723,10 @@ class _Known:
         elif broadcast.reason == portions.NOBODY_LEFT:
             because = Because.FILTER
             told_why = (
-                "The filter it begins with did not match them when a portion was "
+                "They were not among those it was for when a portion was taken, up to "
+                "the last one."
+                if version.trigger_kind in PLANNED
+                else "The filter it begins with did not match them when a portion was "
                 "taken, up to the last one."
             )
         elif broadcast.reason == ARCHIVED:
@@ -872,32 +876,42 @@ def _event_out(item: Item) -> WhyEvent:
 def _asks_the_filter(
     known: _Known, campaign: Campaign, item: Item, found: Sequence[WhyReason]
 ) -> bool:
-    """Whether the filter's tree tells more: portions take those who match by then."""
+    """Whether a tree tells more: portions take those who match by then."""
     if found[0].because == Because.FILTER:
         return True
     broadcast = known.broadcasts.get((campaign.pk, item.kind, item.pk))
     if broadcast is None or not broadcast.version.pace:
         return False
+    asks = broadcast.version.trigger_kind in PLANNED or _first_filter(known, broadcast)
+    return bool(asks) and (found[0].because, True) in _MATCHES
+
+
+def _first_filter(known: _Known, broadcast: Broadcast) -> Step | None:
     first = known.first_steps.get(broadcast.version_id)
     is_filter = first is not None and first.action == "filter_customers"
-    return is_filter and (found[0].because, True) in _MATCHES
+    return first if is_filter else None
 
 
 def _with_tree(
     known: _Known, campaign: Campaign, item: Item, reason: WhyReason
 ) -> WhyReason:
-    """The same with the filter's tree, by the clock of when the broadcast ended."""
+    """The same with the tree of what they did not meet, or of the filter, by the clock
+    of when the broadcast ended."""
     broadcast = known.broadcasts[campaign.pk, item.kind, item.pk]
-    if broadcast.version.trigger_kind in PLANNED:
-        found = _not_meant(known, broadcast, item)
-        first = known.first_steps.get(broadcast.version_id)
-        if found is not None:
-            return found
-        if first is None or first.action != "filter_customers":
-            return msgspec.structs.replace(reason, sentence=f"{NOT_MEANT} {CHANGED}")
-        reason = msgspec.structs.replace(reason, sentence=NOT_MATCHED)
-    tree = _tree(
-        known.first_steps.get(broadcast.version_id),
+    version, first, tree = broadcast.version, _first_filter(known, broadcast), None
+    if version.trigger_kind in PLANNED:
+        not_meant = _not_meant(known, broadcast, item)
+        if not_meant is not None and reason.because == Because.FILTER:
+            return not_meant
+        tree = not_meant.tree if not_meant else None
+        if reason.because == Because.FILTER:
+            chooses = first and (version.pace or is_leading_filter(first))
+            told = NOT_MATCHED if chooses else f"{NOT_MEANT} {CHANGED}"
+            reason = msgspec.structs.replace(reason, sentence=told)
+            if not chooses:
+                return reason
+    tree = tree or _tree(
+        first,
         known.customer,
         item.context,
         at=broadcast.finished_at or known.now,

@@ -26,6 +26,7 @@ from campaigns.triggers.base import (
 from campaigns.triggers.calendar import UNITS, Plan, local_day
 from campaigns.triggers.planned import DATE, PLANNED_AT, Planned, in_segment
 from segments.moments import start_of
+from smartcomm.core.clock import database_now
 from smartcomm.core.errors import UserError
 
 MAX_EVERY = 100
@@ -155,7 +156,7 @@ class Schedule(Planned):
             trigger_kind=self.name,
             next_at__isnull=False,
         )
-        is_over = self.plan(version.trigger_config).after(timezone.now()) is None
+        is_over = self.plan(version.trigger_config).after(database_now()) is None
         if is_over and not goes_on.exists():
             yield TriggerInvalid(
                 "All of its times are over. Choose a later one.", field="trigger.at"

@@ -14,7 +14,8 @@ from django.utils import timezone
 
 from campaigns.dispatch import dispatch_events
 from campaigns.engine import advance_runs, settle_runs
-from campaigns.models import Passage, Run
+from campaigns.models import Passage, Run, Version
+from campaigns.planned import start_planned
 from campaigns.publish import publish
 from messaging.send import send_messages
 from smartcomm.core import clock
@@ -127,6 +128,21 @@ def test_what_a_worker_ahead_does_is_gone_on_with_at_once(off):
     assert send_messages() == 1
     assert settle_runs() == 1
     assert Run.objects.get(campaign=campaign).status == "finished"
+
+
+def test_a_planned_time_comes_by_the_clock_of_the_database(off):
+    starts = {
+        "kind": "schedule",
+        "at": "2020-01-01T09:00",
+        "repeat": {"every": 1, "unit": "day"},
+    }
+    publish(make.draft(make.sms(), starts=starts))
+    Version.objects.update(next_at=timezone.now() + MINUTE)
+    with off(2 * MINUTE):
+        assert start_planned() == 0
+    Version.objects.update(next_at=timezone.now())
+    with off(-2 * MINUTE):
+        assert start_planned() == 1
 
 
 def test_what_happens_right_after_arriving_counts_whoever_took_the_run_there(off):
