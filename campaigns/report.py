@@ -130,7 +130,7 @@ def _steps(
     version: Version,
     entered: int,
     standing: Mapping[int, Mapping[str, int]],
-    out: Mapping[int, Mapping[str, int]],
+    out: Mapping[int, dict[str, int]],
 ) -> Iterator[dict[str, Any]]:
     """One entry for each step of a version."""
     steps = list(version.steps.all())
