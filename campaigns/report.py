@@ -149,7 +149,7 @@ def _steps(
             "action": step.action,
             "in": came[step.key] + stand["moved_in"],
             "moved_in": stand["moved_in"],
-            "out": dict.fromkeys(step.next, 0) | left,
+            "out": {**dict.fromkeys(step.next, 0), **left},
             "waiting": stand[Run.Status.WAITING],
             "failed": stand[Run.Status.FAILED],
             "ended": ended,
