@@ -45,8 +45,9 @@ START = """
          WHERE NOT EXISTS (
                    SELECT FROM campaigns_run AS run
                     WHERE run.customer_id = member.customer_id
-                      AND run.campaign_id = {}
-                      AND run.system_event_id = {})
+                      AND run.campaign_id + 0 = {}
+                      AND run.system_event_id = {}
+                   OFFSET 0)
     ), {} entered AS ({}), started AS (
         INSERT INTO campaigns_run (customer_id, campaign_id, version_id,
                                    system_event_id,

@@ -93,7 +93,8 @@ START = """
          WHERE NOT EXISTS (
                    SELECT FROM campaigns_run AS run
                     WHERE run.customer_id = sent.customer_id
-                      AND run.campaign_id = {} AND run.event_id = sent.event_id)
+                      AND run.campaign_id + 0 = {} AND run.event_id = sent.event_id
+                   OFFSET 0)
     ), {} entered AS ({})
     INSERT INTO campaigns_run (customer_id, campaign_id, version_id, event_id, step_id,
                                status, due_at, attempts, reason, started_at, arrived_at)

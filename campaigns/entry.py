@@ -2,6 +2,12 @@
 
 Both ways an event starts runs (one by one, or a system event for the whole base) end
 in the same statement, `START`, over a query of candidates.
+
+Wherever it is asked whether an event has started a run already, that is looked up for
+each customer by the unique key. `OFFSET 0` keeps PostgreSQL from making a join of it,
+and `campaign_id + 0` from the index of all runs of a campaign: where a campaign or a
+system event is new since the last ANALYZE it expects one run, and would go through all
+of them for each customer.
 """
 
 from __future__ import annotations
@@ -56,7 +62,9 @@ TURN_AWAY = """
      WHERE NOT EXISTS (
                SELECT FROM campaigns_run AS run
                 WHERE run.customer_id = sent.customer_id
-                  AND run.campaign_id = %(campaign)s AND run.event_id = sent.event_id)
+                  AND run.campaign_id + 0 = %(campaign)s
+                  AND run.event_id = sent.event_id
+               OFFSET 0)
         ON CONFLICT DO NOTHING
 """
 

@@ -41,7 +41,8 @@ OPEN = """
      WHERE NOT EXISTS (
                SELECT FROM campaigns_run AS run
                 WHERE run.customer_id = member.customer_id
-                  AND run.campaign_id = {} AND run.system_event_id = {})
+                  AND run.campaign_id + 0 = {} AND run.system_event_id = {}
+                OFFSET 0)
 """
 PORTION = """
     SELECT able.customer_id, count(*) OVER () AS total

@@ -15,6 +15,8 @@ from campaigns import broadcast, portions, publish
 from campaigns.broadcast import walk_broadcasts
 from campaigns.dispatch import dispatch_system_events
 from campaigns.models import Broadcast, Campaign, Passage, Run, TurnedAway
+from segments.sql import Sql, sql
+from smartcomm.core.db import execute, fetch_all
 from tests import make
 
 pytestmark = pytest.mark.django_db
@@ -437,3 +439,15 @@ def test_whatever_happens_meanwhile_the_pace_is_kept(now, seed):
     assert len(everyone) == len(set(everyone)) == Broadcast.objects.get().entered
     assert stop_after is None or len(everyone) <= stop_after
     assert len(everyone) > limit or stop_after
+
+
+def test_who_has_a_run_is_looked_up_by_the_unique_key():
+    # A table this small would be read whole: what counts is that nothing else can serve
+    # when PostgreSQL expects hardly any runs of the campaign.
+    execute("SET LOCAL enable_seqscan = off")
+    everyone = Sql("SELECT id AS customer_id FROM customers_customer")
+    query = sql(portions.OPEN, everyone, 1, 1)
+    plan = fetch_all(f"EXPLAIN {query.text}", query.params)
+    told = "\n".join(line for (line,) in plan)
+    assert "SubPlan" in told
+    assert "run_once_per_system_event" in told
