@@ -8,7 +8,9 @@ from campaigns import api as campaigns
 from campaigns import approving_api as approving
 from campaigns import broadcasts_api as broadcasts
 from campaigns import rehearsal_api as rehearsals
+from campaigns import report_api as reports
 from campaigns import versions_api as versions
+from campaigns import why_api as whys
 from customers import api as customers
 from events import api as events
 from events import rejects_api as rejects
@@ -66,7 +68,7 @@ api: list[URLPattern | URLResolver] = [
     path("campaigns/<int:pk>/pause", campaigns.PauseCampaign.as_view()),
     path("campaigns/<int:pk>/resume", campaigns.ResumeCampaign.as_view()),
     path("campaigns/<int:pk>/archive", campaigns.ArchiveCampaign.as_view()),
-    path("campaigns/<int:pk>/report", campaigns.CampaignReport.as_view()),
+    path("campaigns/<int:pk>/report", reports.CampaignReport.as_view()),
     path("campaigns/<int:pk>/versions", versions.CampaignVersions.as_view()),
     path(
         "campaigns/<int:pk>/versions/<int:number>/diff",
@@ -90,7 +92,7 @@ api: list[URLPattern | URLResolver] = [
     path("campaigns/moves/<int:pk>", versions.OneMove.as_view()),
     path("campaigns/<int:pk>/rehearsals", rehearsals.Rehearsals.as_view()),
     path("campaigns/rehearsals/<int:pk>", rehearsals.OneRehearsal.as_view()),
-    path("campaigns/<int:pk>/why", campaigns.CampaignWhy.as_view()),
+    path("campaigns/<int:pk>/why", whys.CampaignWhy.as_view()),
     path("messages", messaging.Messages.as_view()),
     path("messages/<int:pk>", messaging.OneMessage.as_view()),
     # Documentation, open to all: it holds nothing but the product's own words.

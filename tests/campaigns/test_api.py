@@ -7,10 +7,12 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from campaigns.api import CAMPAIGN, REPORT, WHY, CampaignOut, ReportOut
+from campaigns.api import CAMPAIGN, CampaignOut
 from campaigns.dispatch import dispatch_events
 from campaigns.models import Campaign, Version
+from campaigns.report_api import REPORT, ReportOut
 from campaigns.why import Why
+from campaigns.why_api import WHY
 from events.models import EventType
 from messaging.models import Message
 from tests import make

@@ -22,13 +22,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from campaigns import checker, kept, moving, publish
-from campaigns.api import ReportOut
 from campaigns.days import Days
 from campaigns.dispatch import dispatch_events
 from campaigns.engine import advance_runs, settle_runs
 from campaigns.kept import count_next, reported
 from campaigns.models import Campaign, KeptReport, Run
 from campaigns.report import report
+from campaigns.report_api import ReportOut
 from campaigns.report_files import by_day, in_all
 from customers.merging import merge
 from customers.models import Customer
