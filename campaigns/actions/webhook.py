@@ -38,6 +38,7 @@ from campaigns.webhooks import body
 from campaigns.webhooks.queue import queue_calls
 from customers.models import Customer
 from events.models import EventField
+from segments.rules import FIELD_PATH
 from smartcomm.core.outbound import MAX_URL, AddressRefused, read_target, take_apart
 
 NAME = ASKING
@@ -133,6 +134,13 @@ class CallWebhook(Action):
                 step,
                 f"“{by.name}” has a field “{ANSWERS}” itself. After “{step.key}” the "
                 "answers of webhooks stand there.",
+            )
+        if not FIELD_PATH.match(step.key):
+            yield warning(
+                step,
+                f"What “{step.key}” is answered cannot be asked for in filters and "
+                "values: a path has letters, digits and _ only, and no digit first. "
+                "Give the step such a short name if you need its answer.",
             )
         yield from super().check(step, draft)
 

@@ -537,6 +537,12 @@ def test_a_field_named_answers_is_warned_of(receiver):
     assert any("has a field “answers” itself" in one for one in findings.warnings)
 
 
+@pytest.mark.parametrize(("key", "is_told"), [("my-stock", True), ("stock", False)])
+def test_a_name_that_no_path_can_have_is_warned_of(receiver, key, is_told):
+    findings = check(make.draft(call_step(receiver, key=key)).versions.get())
+    assert any("cannot be asked for" in one for one in findings.warnings) == is_told
+
+
 @pytest.mark.parametrize(
     ("config", "field"),
     [
