@@ -31,7 +31,8 @@ logger = structlog.get_logger(__name__)
 # measured. Customers are locked against being erased, in the order of their ids, and
 # events inserted in a fixed order, so that two batches never wait crosswise. If a
 # customer is missing, nothing is inserted at all. Whether a campaign waits for a type
-# is read here, as late as can be. Of repeated events those that were new are named.
+# is read here, as late as can be; the queue is in the order of the events. Of repeated
+# events those that were new are named.
 RECORD = """
     WITH sent AS MATERIALIZED (
         SELECT * FROM jsonb_to_recordset(%s::jsonb) AS sent (
@@ -61,6 +62,7 @@ RECORD = """
           FROM recorded JOIN events_eventtype AS type
             ON type.id = type_id AND type.is_awaited
          WHERE NOT is_backfill
+         ORDER BY recorded.id
         RETURNING 1
     )
     SELECT (SELECT count(*) FROM known),

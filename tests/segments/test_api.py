@@ -101,7 +101,6 @@ def test_a_rule_that_is_not_understood_is_refused_and_nothing_saved(api, rule, f
         ({"name": "x", "rule": PARIS, "kind": "dynamo"}, "kind"),
         ({"name": "x", "rule": PARIS, "watched": None}, "watched"),
         ({"name": "x", "rule": PARIS, "kind": "static"}, "rule"),
-        ({"name": "x", "kind": "static", "watched": True}, "watched"),
         ({"name": "", "rule": PARIS}, "name"),
         ({"name": "  ", "rule": PARIS}, "name"),
         ({"name": "x" * 151, "rule": PARIS}, "name"),
