@@ -399,6 +399,9 @@ class Everyone:
         for name, sent in items.items():
             found = record_events(sent, source=make.source(name), now=now)
             assert found.rejected == 0
+        # And what was learned from the events that came.
+        known = EventField.objects.values_list("type__name", "code", "value_type")
+        self.types |= {(name, code): kind for name, code, kind in known}
         self.world = World(
             now=now,
             zone=ZONE,

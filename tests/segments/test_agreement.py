@@ -9,7 +9,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from customers.models import Channel
-from events.models import EventField
 from messaging import eligibility
 from messaging.models import Content
 from messaging.recipients import Claimed, Recipients
@@ -35,8 +34,6 @@ def berlin(settings):
 @pytest.mark.parametrize("now", NOWS, ids=str)
 def test_compiler_and_evaluator_agree_on_every_customer(now):
     everyone = Everyone(now, seed=NOWS.index(now))
-    known = EventField.objects.values_list("type__name", "code", "value_type")
-    everyone.world.types |= {(name, code): kind for name, code, kind in known}
     some = sorted(everyone.people)[::3]
     part = IdRange(some[2], some[9])
 
