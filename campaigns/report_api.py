@@ -24,6 +24,7 @@ from smartcomm.core.api import (
     BadParameter,
     read_text,
 )
+from smartcomm.core.errors import Invalid
 from smartcomm.core.openapi import operation
 
 Meta = msgspec.Meta
@@ -286,7 +287,7 @@ class CampaignReport(ApiView):
         ],
         answers={200: ReportOut},
         example=REPORT,
-        problems=(400, 404),
+        problems=(400, 404, 422),
     )
     def get(self, request: Request, pk: int) -> Response:
         now = timezone.now()
@@ -304,16 +305,16 @@ def _days_asked(request: Request, *, now: datetime) -> Days | None:
     first, last = _day_asked(request, "from"), _day_asked(request, "to")
     if not by:
         if first or last:
-            raise BadParameter("“from” and “to” go with by=day.", field="by")
+            raise Invalid("“from” and “to” go with by=day.", field="by")
         return None
     last = last or moments.today(now)
     if first is None:
         first = max(last, FIRST_DAY) - timedelta(days=USUAL_DAYS - 1)
     if not FIRST_DAY <= first <= last <= LAST_DAY:
-        raise BadParameter("“from” is not after “to”, from 1970 to 2999.", field="from")
+        raise Invalid("“from” is not after “to”, from 1970 to 2999.", field="from")
     days = Days(first, last)
     if len(days) > MOST_DAYS:
-        raise BadParameter(f"Ask for {MOST_DAYS} days at most.", field="from")
+        raise Invalid(f"Ask for {MOST_DAYS} days at most.", field="from")
     return days
 
 
