@@ -131,7 +131,6 @@ def test_killed_workers_lose_no_time_and_take_nobody_twice():
     def started(campaign: Campaign) -> int:
         return Run.objects.filter(campaign=campaign).count()
 
-    end = time.monotonic() + 60
     try:
         for _ in range(3):
             for worker in (begin(), begin()):
@@ -142,6 +141,7 @@ def test_killed_workers_lose_no_time_and_take_nobody_twice():
             for worker in workers[-2:]:
                 worker.kill()
                 worker.communicate()
+        end = time.monotonic() + 60
         while start_planned() or walk_broadcasts(chunk=3):
             assert time.monotonic() < end
     finally:
