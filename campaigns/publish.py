@@ -10,7 +10,7 @@ from django.contrib.auth.models import AbstractBaseUser
 from django.db import transaction
 from django.db.models import Exists, OuterRef
 
-from campaigns import approving, editing, graph, overdue, pace, planned
+from campaigns import approving, circles, editing, graph, overdue, pace, planned
 from campaigns.actions import ACTIONS
 from campaigns.actions.checks import Draft
 from campaigns.actions.happen import NAME as WAIT_FOR_EVENT
@@ -68,7 +68,11 @@ def check(version: Version) -> Findings:
     findings = Findings()
     drawing = as_json(version)
     findings.note(
-        [*graph.problems(drawing, ways=_WAYS, idle=_IDLE), *pace.problems(version)]
+        [
+            *graph.problems(drawing, ways=_WAYS, idle=_IDLE),
+            *pace.problems(version),
+            *circles.problems(version),
+        ]
     )
     event_type = EventType.objects.filter(name=version.event_name).first()
     for found in TRIGGERS[version.trigger_kind].check(version):

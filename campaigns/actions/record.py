@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +16,6 @@ from campaigns.actions.base import (
     Started,
     only,
 )
-from campaigns.actions.checks import Draft, error
 from campaigns.actions.fields import (
     FieldsWidget,
     clean_fields,
@@ -27,8 +25,7 @@ from campaigns.actions.fields import (
     rehearse_fields,
 )
 from campaigns.actions.values import DONE, FAILED, external_ids, read_event_name
-from campaigns.graph import Problem
-from campaigns.models import Step, Version
+from campaigns.models import Step
 from events.ingest import record_events
 from events.models import Source
 from events.wire import MAX_NAME
@@ -79,10 +76,6 @@ class RecordEvent(Action):
     def describe(self, config: Config) -> str:
         return f"“{config['event']}”"
 
-    def check(self, step: Step, draft: Draft) -> Iterator[Problem]:
-        yield from _check_circle(step, draft.version)
-        yield from super().check(step, draft)
-
     def execute(
         self, step: Step, runs: Sequence[Started], *, now: datetime
     ) -> Mapping[int, Outcome]:
@@ -120,45 +113,3 @@ class RecordEvent(Action):
         self, step: Step, runs: Sequence[Started], *, now: datetime
     ) -> Mapping[int, Outcome]:
         return rehearse_fields(step.config["context"], runs)
-
-
-def _check_circle(step: Step, version: Version) -> Iterator[Problem]:
-    """Refuse an event that would start this campaign again, and again.
-
-    Directly, or through others that answer what this one records. A campaign that
-    customers enter once, or not again within some days, breaks the circle.
-    """
-    if (
-        version.trigger_kind != Version.Trigger.EVENT
-        or version.entry_rule != Version.Entry.EVERY_EVENT
-    ):
-        return
-    answering: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    others = Step.objects.filter(
-        action=RecordEvent.name,
-        version__status=Version.Status.PUBLISHED,
-        version__trigger_kind=Version.Trigger.EVENT,
-        version__entry_rule=Version.Entry.EVERY_EVENT,
-    ).exclude(version__campaign=version.campaign_id)
-    for started_by, config, name in others.values_list(
-        "version__event_name", "config", "version__campaign__name"
-    ):
-        answering[started_by].append((config["event"], name))
-    seen: set[str] = set()
-    ahead: list[tuple[str, list[str]]] = [(step.config["event"], [])]
-    while ahead:
-        event, through = ahead.pop()
-        if event == version.event_name:
-            by = f", by way of {', '.join(f'“{one}”' for one in through)}" * bool(
-                through
-            )
-            yield error(
-                step,
-                f"“{step.key}” records an event that starts this campaign again{by}: "
-                "it would never end. Record another event, or let customers enter "
-                "once.",
-            )
-            return
-        if event not in seen:
-            seen.add(event)
-            ahead += [(to, [*through, name]) for to, name in answering[event]]

@@ -181,11 +181,12 @@ def read_hours(told: Mapping[str, Any], default: int) -> int:
 
 def read_day(value: object, field: str) -> date:
     try:
-        return date.fromisoformat(value)  # type: ignore[arg-type]
+        found = date.fromisoformat(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        raise TriggerInvalid(
-            f"“{field}” is a day such as 2026-12-24.", field=field
-        ) from None
+        found = None
+    if found is None or found.isoformat() != value:
+        raise TriggerInvalid(f"“{field}” is a day such as 2026-12-24.", field=field)
+    return found
 
 
 def read_segment(told: Mapping[str, Any]) -> int:

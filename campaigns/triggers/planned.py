@@ -158,7 +158,7 @@ def read_time(told: Mapping[str, Any]) -> str:
         found = time.fromisoformat(at)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         found = None
-    if found is None or found.tzinfo or found != found.replace(second=0, microsecond=0):
+    if found is None or at not in (f"{found:%H:%M}", f"{found:%H:%M}:00"):
         raise TriggerInvalid(
             "“at” is a time of day by the installation's clock, such as 09:00.",
             field="at",

@@ -227,7 +227,8 @@ def _read_at(told: Mapping[str, Any]) -> str:
     if (
         at is None
         or at.tzinfo
-        or at != at.replace(second=0, microsecond=0)
+        # A day without a time would be midnight, which nobody means.
+        or told["at"] not in (at.isoformat(timespec="minutes"), f"{at:%FT%H:%M}:00")
         or not 2000 <= at.year <= 2200
     ):
         raise TriggerInvalid(
@@ -258,8 +259,8 @@ def _read_repeat(told: Mapping[str, Any]) -> dict[str, Any] | None:
             f"“unit” is one of {', '.join(UNITS)}.", field="repeat.unit"
         )
     clean = {"every": every, "unit": unit}
-    weekdays = repeat.get("weekdays") or []
-    if not weekdays:
+    weekdays = repeat.get("weekdays")
+    if weekdays is None or weekdays == []:
         return clean
     if (
         unit != "week"

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from django import forms
 
-from campaigns.models import Step, Version
+from campaigns.models import Version
 from campaigns.triggers.base import (
     Reading,
     Stored,
@@ -111,7 +111,6 @@ class _Moved(Trigger):
             )
         if wrong:
             return
-        yield from self._check_circle(version)
         segment = Segment.objects.get(pk=pk)
         if segment.is_watched:
             return
@@ -129,25 +128,6 @@ class _Moved(Trigger):
             yield (
                 f"Who comes into “{segment}” and goes is recorded from now on. A "
                 "rehearsal knows nobody from before."
-            )
-
-    def _check_circle(self, version: Version) -> Iterator[UserError]:
-        """Refuse to move a customer there and back for ever."""
-        if version.entry_rule != Version.Entry.EVERY_EVENT:
-            return
-        moved = {
-            step.action
-            for step in Step.objects.filter(
-                version=version, action__in=["add_to_list", "remove_from_list"]
-            )
-            if step.config.get("segment") == version.trigger_config["segment"]
-        }
-        if len(moved) == 2:
-            yield TriggerInvalid(
-                "The campaign takes customers off this list and puts them on it again, "
-                "which starts it again: it would never end. Use another list, or let "
-                "customers enter once.",
-                field="trigger.segment",
             )
 
     def prepare(self, version: Version) -> EventType:

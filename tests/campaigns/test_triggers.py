@@ -180,6 +180,48 @@ def test_a_list_that_customers_are_moved_to_and_fro_is_refused():
     at_work(starts, *steps, entry={"rule": "once"})
 
 
+def move(one: Any, other: Any) -> list[dict[str, Any]]:
+    """Off one list and onto another."""
+    return [
+        make.step("off", "remove_from_list", {"segment": one.pk}, done="on"),
+        make.step("on", "add_to_list", {"segment": other.pk}, done=None),
+    ]
+
+
+def test_lists_that_campaigns_move_customers_round_and_round_are_refused():
+    first, second, third = (make.segment(name) for name in ("A", "B", "C"))
+    entered_first = {"kind": "segment_entered", "segment": first.pk}
+    entered_second = {"kind": "segment_entered", "segment": second.pk}
+    at_work(entered_first, *move(first, second), name="There")
+    at_work(entered_second, *move(second, third), name="Elsewhere")
+
+    told = refused(entered_second, *move(second, first), name="Back")
+
+    assert told == (
+        "“on” changes a list, which starts this campaign again, by way of “There”: it "
+        "would never end. Use another list, or let customers enter once."
+    )
+    # Who is on both lists already is put on neither again.
+    onto = make.step("on", "add_to_list", {"segment": first.pk}, done=None)
+    at_work(entered_second, onto)
+    at_work(entered_second, *move(second, first), entry={"rule": "once"})
+
+
+def test_a_circle_may_lead_over_lists_and_events():
+    guests = make.segment("Guests")
+    told = make.step("told", "record_event", {"event": "Moved"}, done=None)
+    at_work({"kind": "segment_left", "segment": guests.pk}, told, name="Teller")
+    steps = [
+        make.step("on", "add_to_list", {"segment": guests.pk}, done="off"),
+        make.step("off", "remove_from_list", {"segment": guests.pk}, done=None),
+    ]
+    starts = {"kind": "event", "event": "Moved", "where": []}
+    assert "by way of “Teller”: it would never end" in refused(starts, *steps)
+    # Whoever is archived starts nothing.
+    publish.archive(Campaign.objects.get(name="Teller"))
+    at_work(starts, *steps)
+
+
 # --- dates ------------------------------------------------------------------------
 
 
@@ -619,6 +661,16 @@ def test_a_profile_is_not_flooded_with_planned_times(clock):
         ("trigger.yearly", {**BIRTHDAY, "yearly": 1}),
         ("trigger.at", {**BIRTHDAY, "at": "9"}),
         ("trigger.at", {**BIRTHDAY, "at": "09:00:30"}),
+        ("trigger.at", {**BIRTHDAY, "at": "09"}),
+        ("trigger.at", {**BIRTHDAY, "at": "09:00+01:00"}),
+        ("trigger.at", {**DAILY, "at": "2026-12-24"}),
+        ("trigger.at", {**DAILY, "at": "2026-W52-4T09:00"}),
+        ("trigger.at", {**DAILY, "at": "2026-12-24T09:00Z"}),
+        ("trigger.until", {**DAILY, "until": "20261224"}),
+        (
+            "trigger.repeat.weekdays",
+            {**DAILY, "repeat": {"unit": "week", "weekdays": 0}},
+        ),
         ("trigger.where", {**BIRTHDAY, "where": []}),
         ("trigger.at", {"kind": "schedule"}),
         ("trigger.at", {"kind": "schedule", "at": "2026-12-24T09:00Z"}),
