@@ -506,7 +506,7 @@ def step_context(panel: Panel, action: str, form: forms.Form) -> dict[str, Any]:
             "chosen_template": panel.params.get("template", ""),
         }
     elif kind.takes_values:
-        context["variables"] = values(event, panel.answers)
+        context["variables"] = values(event, panel.answers, trigger.carries)
     if "event" in form.fields:
         context["events"] = EventType.objects.filter(kind=Kind.CUSTOMER)
     return context
@@ -520,7 +520,7 @@ def variables(
     """Groups of variables that a text may use, to be put in by a click. `carries`:
     the fields of an event that we record ourselves, and their labels."""
     return [
-        _of_event(event, lambda code: _variable(f"eventContext.{code}")),
+        _of_event(event, carries, lambda code: _variable(f"eventContext.{code}")),
         *_of_answers(answers, _variable),
         {
             "label": "about the customer",
@@ -534,23 +534,31 @@ def variables(
     ]
 
 
-def values(event: str, answers: Mapping[str, list[str]]) -> list[dict[str, Any]]:
+def values(
+    event: str,
+    answers: Mapping[str, list[str]],
+    carries: Mapping[str, str] | None = None,
+) -> list[dict[str, Any]]:
     """Groups of `$field_code` that a value may be, to be put in by a click."""
     return [
-        _of_event(event, lambda code: f"${code}"),
+        _of_event(event, carries, lambda code: f"${code}"),
         *_of_answers(answers, lambda code: f"${code}"),
     ]
 
 
-def _of_event(event: str, write: Callable[[str], str]) -> dict[str, Any]:
-    fields = EventField.objects.filter(type__name=event)
-    return {
-        "label": f"from “{event}”" if event else "from the event",
-        "items": [
-            (write(one.code), str(one))
+def _of_event(
+    event: str, carries: Mapping[str, str] | None, write: Callable[[str], str]
+) -> dict[str, Any]:
+    if carries is None:
+        fields = EventField.objects.filter(type__name=event)
+        carries = {
+            one.code: str(one)
             for one in fields
             if one.value_type not in (EventField.Type.OBJECT, EventField.Type.LIST)
-        ],
+        }
+    return {
+        "label": f"from “{event}”" if event else "from the event",
+        "items": [(write(code), label) for code, label in carries.items()],
         "empty": "No such event has been seen with a context yet.",
     }
 

@@ -140,3 +140,14 @@ def test_the_page_before_publishing_says_what_it_means(marketer):
     page = marketer.get(url).content.decode()
     assert "It starts every year, 3 days before the birthday, at 09:00." in page
     assert "The next times:" in page
+
+
+def test_a_text_offers_what_a_planned_time_says(marketer):
+    """Before any has come: who draws the first one needs its fields."""
+    campaign = make.draft(
+        make.sms(),
+        starts={"kind": "schedule", "at": "2030-01-01T09:00"},
+    )
+    url = reverse("admin:campaigns_campaign_panel", args=[campaign.pk, "step"])
+    page = marketer.get(url, {"step": "sms"}).content.decode()
+    assert 'data-insert="{{ client.eventContext.planned_at }}"' in page
