@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -215,20 +216,11 @@ def _told(step: Step, kept: Measurement | None) -> dict[str, Any]:
         "problem": kept.problem if kept else "",
         "groups": [{**group, "rate": by_way[group["way"]].rate} for group in groups],
         "compared": [
-            {"way": way, "with": base, **_compared(by_way[way], by_way[base], others)}
+            {
+                "way": way,
+                "with": base,
+                **asdict(compare(by_way[way], by_way[base], comparisons=len(others))),
+            }
             for way in others
         ],
-    }
-
-
-def _compared(
-    group: Proportion, base: Proportion, others: Sequence[str]
-) -> dict[str, Any]:
-    found = compare(group, base, comparisons=len(others))
-    return {
-        "difference": found.difference,
-        "low": found.low,
-        "high": found.high,
-        "uplift": found.uplift,
-        "verdict": found.verdict,
     }

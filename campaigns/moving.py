@@ -83,14 +83,14 @@ class Forecast:
             return f"Nobody is under way on version {self.from_version.number}."
         several = len(self.steps) > 1
         told = (
-            f"{self.runs:,} {_runs(self.runs, 'stands', 'stand')} at "
+            f"{self.runs:,} {'run stands' if self.runs == 1 else 'runs stand'} at "
             f"{len(self.steps)} step{'s' * several}; {self.can_move:,} can move"
         )
         if not self.stay:
             return f"{told}, all of them."
         return (
             f"{told}; {self.stay:,} {'stays' if self.stay == 1 else 'stay'}. "
-            + " ".join(f"{one.why}" for one in self.steps if one.stay)
+            + " ".join(one.why for one in self.steps if one.stay)
         )
 
 
@@ -314,15 +314,11 @@ def _target(version: Version) -> Version:
     return campaign.versions.get(status=Version.Status.PUBLISHED)
 
 
-def _runs(count: int, one: str, many: str) -> str:
-    return f"run {one}" if count == 1 else f"runs {many}"
-
-
 def in_words(move: Move) -> str:
     """What an order has come to: 1,190 runs of version 1 are on version 3 now; 14 …"""
     before, after = move.from_version.number, move.to_version.number
     told = (
-        f"{move.moved:,} {_runs(move.moved, 'of version', 'of version')} {before} "
+        f"{move.moved:,} run{'s' * (move.moved != 1)} of version {before} "
         f"{'is' if move.moved == 1 else 'are'} on version {after} now"
     )
     left: list[dict[str, Any]] = [one for one in move.stayed if one["runs"]]

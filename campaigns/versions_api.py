@@ -225,16 +225,9 @@ class CampaignVersionDiff(ApiView):
                 campaign=campaign.pk,
                 from_=before.number,
                 to=after.number,
-                changes=[
-                    CampaignChange(
-                        what=one.what,
-                        step=one.step,
-                        sentence=one.sentence,
-                        before=one.before,
-                        after=one.after,
-                    )
-                    for one in found
-                ],
+                changes=msgspec.convert(
+                    found, list[CampaignChange], from_attributes=True
+                ),
             )
         )
 
@@ -263,12 +256,9 @@ class MoveRuns(ApiView):
                 runs=found.runs,
                 can_move=found.can_move,
                 stay=found.stay,
-                steps=[
-                    StandingRuns(
-                        step=one.step, runs=one.runs, can_move=one.can_move, why=one.why
-                    )
-                    for one in found.steps
-                ],
+                steps=msgspec.convert(
+                    found.steps, list[StandingRuns], from_attributes=True
+                ),
                 sentence=found.sentence,
             )
         )
@@ -319,15 +309,7 @@ def move_out(move: Move) -> MoveOut:
         to_version=move.to_version.number,
         status=move.status,
         moved=move.moved,
-        stayed=[
-            StandingRuns(
-                step=one["step"],
-                runs=one["runs"],
-                can_move=one["can_move"],
-                why=one["why"],
-            )
-            for one in move.stayed
-        ],
+        stayed=msgspec.convert(move.stayed, list[StandingRuns]),
         sentence=moving.in_words(move),
         by=move.by,
         asked_at=move.asked_at,

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, TypeVar
 from django import forms
 
 from campaigns.models import Version
-from campaigns.triggers.calendar import Plan
 from events.models import EventType, Kind
 from segments import rules
 from segments.models import Segment
@@ -116,18 +115,6 @@ class Trigger(ABC):
             name=version.event_name, defaults={"kind": self.on}
         )
         return found
-
-    # Of those that are planned
-
-    def plan(self, config: Mapping[str, Any]) -> Plan:
-        """When it starts."""
-        raise NotImplementedError
-
-    def audience(
-        self, config: Mapping[str, Any], context: Mapping[str, Any]
-    ) -> list[Part]:
-        """Whom a planned time is for: who meets all parts. None: everybody."""
-        return []
 
 
 class TriggerFields(forms.Form):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from datetime import datetime, time
 from typing import Any, ClassVar
@@ -16,7 +17,7 @@ from campaigns.triggers.base import (
     check_segment,
     segment_named,
 )
-from campaigns.triggers.calendar import local_day
+from campaigns.triggers.calendar import Plan, local_day
 from events.models import EventField, EventType, Kind, Source
 from segments import rules
 from segments.moments import zone
@@ -69,6 +70,16 @@ class Planned(Trigger):
         ]
 
     # Its times
+
+    @abstractmethod
+    def plan(self, config: Mapping[str, Any]) -> Plan:
+        """When it starts."""
+
+    @abstractmethod
+    def audience(
+        self, config: Mapping[str, Any], context: Mapping[str, Any]
+    ) -> list[Part]:
+        """Whom a planned time is for: who meets all parts. None: everybody."""
 
     #: A time that is missed is made up for even if the next one has come as well.
     each_counts: ClassVar[bool] = True
