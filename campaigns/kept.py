@@ -16,13 +16,13 @@ from operator import methodcaller
 from typing import Any
 
 from django.db.models import F
-from django.utils import timezone
 
 from campaigns.bells import COUNT
 from campaigns.days import Days
 from campaigns.models import Campaign, KeptReport, Run
 from campaigns.report import report
 from smartcomm.core import doorbell
+from smartcomm.core.clock import database_now
 
 #: What takes longer to count is kept, and counted by whoever has time.
 DEAR = timedelta(milliseconds=700)
@@ -99,7 +99,7 @@ def count(campaign: Campaign, *, days: int = 0, now: datetime) -> Counted:
 
 def count_next(*, now: datetime | None = None) -> int:
     """Count the report that was wanted first. Returns how many were wanted."""
-    now = now or timezone.now()
+    now = now or database_now()
     wanted = (
         KeptReport.objects.filter(wanted_at__lte=now)
         .select_related("campaign")

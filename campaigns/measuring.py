@@ -17,7 +17,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from django.utils import timezone
 
 from campaigns.actions import ACTIONS
 from campaigns.actions.goal import goal_where, say_goal
@@ -29,6 +28,7 @@ from segments import reading
 from segments.compile import context_meets
 from segments.reading import Stopped, TooDear
 from segments.sql import Sql, sql
+from smartcomm.core.clock import database_now
 from smartcomm.core.db import fetch_all
 
 logger = structlog.get_logger(__name__)
@@ -79,7 +79,7 @@ STARTED_BY = """
 
 def measure_next(*, now: datetime | None = None) -> int:
     """Measure the step that has been due for longest. Returns how many were due."""
-    now = now or timezone.now()
+    now = now or database_now()
     _enrol(now)
     due = (
         Measurement.objects.filter(due_at__lte=now)

@@ -6,7 +6,6 @@ from datetime import date, datetime, timedelta
 from typing import Annotated
 
 import msgspec
-from django.utils import timezone
 from drf_spectacular.utils import OpenApiParameter
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -24,6 +23,7 @@ from smartcomm.core.api import (
     BadParameter,
     read_text,
 )
+from smartcomm.core.clock import database_now
 from smartcomm.core.errors import Invalid
 from smartcomm.core.openapi import operation
 
@@ -290,7 +290,7 @@ class CampaignReport(ApiView):
         problems=(400, 404, 422),
     )
     def get(self, request: Request, pk: int) -> Response:
-        now = timezone.now()
+        now = database_now()
         days, campaign = _days_asked(request, now=now), find_campaign(pk)
         if days is None or days == Days.until(now, number=USUAL_DAYS):
             counted = kept.reported(campaign, days=len(days) if days else 0, now=now)

@@ -19,6 +19,7 @@ from campaigns import chance, drawing, imbalances, kept, panels, report_files
 from campaigns.desk import Desk, page_context
 from campaigns.models import Version
 from messaging.models import Message
+from smartcomm.core.clock import database_now
 from smartcomm.core.templatetags.look import number
 
 #: What is offered, in days until today.
@@ -93,7 +94,7 @@ class Goal:
 
 def page(desk: Desk) -> HttpResponse:
     """The numbers of one version; with htmx only what changes, if it has changed."""
-    span, now = _span(desk), timezone.now()
+    span, now = _span(desk), database_now()
     is_poll = bool(desk.request.headers.get("HX-Request"))
     counted = kept.glance(desk.campaign, days=span, now=now)
     if counted is None:
@@ -164,7 +165,7 @@ def file(desk: Desk, what: str) -> StreamingHttpResponse:
     if what not in FILES:
         raise Http404
     span = _span(desk) if what == "days" else 0
-    counted = kept.reported(desk.campaign, days=span, now=timezone.now())
+    counted = kept.reported(desk.campaign, days=span, now=database_now())
     name = slugify(desk.campaign.name)[:80] or "campaign"
     day = timezone.localdate(counted.at).isoformat()
     return StreamingHttpResponse(
