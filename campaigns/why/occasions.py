@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from django.db.models import Exists, OuterRef, Q
 
@@ -28,13 +28,6 @@ from smartcomm.core.paging import Page, Place, Stream, merge, newest_below
 PER_PAGE = 20
 #: The streams of a customer's occasions; at one moment the higher is the newer.
 SYSTEM, OWN, RUNS = 1, 2, 3
-
-
-class Occasion(Protocol):
-    """An event, or a run without one."""
-
-    @property
-    def place(self) -> Place: ...
 
 
 @dataclass(frozen=True, slots=True)
