@@ -60,6 +60,8 @@ def compare(group: Proportion, base: Proportion, *, comparisons: int = 1) -> Com
     base_low, base_high = wilson(base, z=z)
     lowest = difference - sqrt((rate - low) ** 2 + (base_high - base_rate) ** 2)
     highest = difference + sqrt((high - rate) ** 2 + (base_rate - base_low) ** 2)
+    # Rounding may carry a bound a hair past the possible.
+    lowest, highest = max(-1.0, lowest), min(1.0, highest)
     is_clear = lowest > 0 or highest < 0
     return Comparison(
         difference,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from campaigns.chance import (
@@ -60,6 +60,7 @@ def test_an_uplift_over_nothing_is_none():
     assert compare(Proportion(5, 10), Proportion(0, 10)).uplift is None
 
 
+@example(1, 238, 0.0, 1.0)
 @given(*[st.integers(1, 5_000)] * 2, *[st.floats(0, 1)] * 2)
 def test_the_interval_holds_the_difference_and_stays_possible(of, base_of, rate, base):
     group = Proportion(round(of * rate), of)
