@@ -80,8 +80,12 @@ def check(version: Version) -> Findings:
             findings.errors.append(found)
         else:
             findings.warnings.append(found)
-    draft = Draft(version, event_type, drawing, database_now())
-    for step in version.steps.all():
+    steps = list(version.steps.all())
+    to_come = _declared_by(steps)
+    if TRIGGERS[version.trigger_kind].on == Kind.CUSTOMER:
+        to_come.add(version.event_name)
+    draft = Draft(version, event_type, drawing, database_now(), frozenset(to_come))
+    for step in steps:
         findings.note(ACTIONS[step.action].check(step, draft))
     return findings
 
@@ -117,8 +121,7 @@ def publish(
         version.event_type = TRIGGERS[version.trigger_kind].prepare(version)
         planned.hand_over(campaign, planned.at_work(campaign), version, now=now)
         freeze_texts(version)
-        _await_events(version)
-        _declare_goals(version)
+        _declare(version)
         campaign.versions.filter(status=Version.Status.PUBLISHED).update(
             status=Version.Status.SUPERSEDED
         )
@@ -276,17 +279,22 @@ def freeze_texts(version: Version) -> None:
             step.save(update_fields=["content"])
 
 
-def _await_events(version: Version) -> None:
-    for step in version.steps.filter(action=WAIT_FOR_EVENT):
-        step.event_type, _ = EventType.objects.get_or_create(
-            name=step.config["event"], defaults={"kind": Kind.CUSTOMER}
-        )
-        step.save(update_fields=["event_type"])
+def _declared_by(steps: Iterable[Step]) -> set[str]:
+    """The names of the customers' events that these steps speak of first."""
+    declared: set[str] = set()
+    return declared.union(*(ACTIONS[one.action].declares(one.config) for one in steps))
 
 
-def _declare_goals(version: Version) -> None:
-    """So that no system event takes the name; nobody waits for a goal."""
-    for goal in version.steps.filter(config__has_key="goal").values_list(
-        "config__goal__event", flat=True
-    ):
-        EventType.objects.get_or_create(name=goal, defaults={"kind": Kind.CUSTOMER})
+def _declare(version: Version) -> None:
+    """So that no system event takes the names; nobody waits for a goal."""
+    steps = list(version.steps.all())
+    types = {
+        name: EventType.objects.get_or_create(
+            name=name, defaults={"kind": Kind.CUSTOMER}
+        )[0]
+        for name in sorted(_declared_by(steps))
+    }
+    for step in steps:
+        if step.action == WAIT_FOR_EVENT:
+            step.event_type = types[step.config["event"]]
+            step.save(update_fields=["event_type"])

@@ -94,14 +94,19 @@ class Dictionary:
     defaults: Mapping[str, bool] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, rule: rules.Rule) -> Dictionary:
+    def of(
+        cls, rule: rules.Rule, *, to_come: frozenset[str] = frozenset()
+    ) -> Dictionary:
         """Look up the names in a rule, and in the segments it speaks of.
+
+        `to_come`: names of customers' events that are about to be declared. A
+        dictionary that lacks them can say whether a rule is sound, and compile none.
 
         Raises RuleError for a name that does not exist or an operator that does not
         fit its attribute, RuleConflict where segments speak of each other in a circle.
         """
         known = cls()
-        known._learn(rule)
+        known._learn(rule, to_come=to_come)
         known._refuse_circles()
         return known
 
@@ -139,12 +144,12 @@ class Dictionary:
             return JsonPlace("attributes", (code,), declared)
         return DERIVED[code]
 
-    def _learn(self, rule: rules.Rule) -> None:
+    def _learn(self, rule: rules.Rule, *, to_come: frozenset[str]) -> None:
         waiting = [_Within(rule)]
         # One round for each level of segments within segments.
         while waiting:
             parts = [(part, one) for one in waiting for part in rules.walk(one.rule)]
-            self._learn_types(list(_choices(parts)))
+            self._learn_types(list(_choices(parts)), to_come=to_come)
             self._learn_sources(list(_choices(parts)))
             self._learn_attributes(_of_kind(parts, rules.Attribute))
             self._learn_consents(
@@ -156,7 +161,7 @@ class Dictionary:
             self._learn_campaigns(_of_kind(parts, rules.Messaged))
             waiting = self._learn_segments(_of_kind(parts, rules.InSegment))
 
-    def _learn_types(self, choices: _Found[Choice]) -> None:
+    def _learn_types(self, choices: _Found[Choice], *, to_come: frozenset[str]) -> None:
         names = {choice.event for choice, _ in choices} - self.types.keys()
         if names:
             found = {t.name: t for t in EventType.objects.filter(name__in=names)}
@@ -169,6 +174,8 @@ class Dictionary:
         for choice, within in choices:
             event_type = self.types.get(choice.event)
             if event_type is None:
+                if choice.event in to_come:
+                    continue
                 raise within.refusal(
                     f"There is no event “{choice.event}”. Choose one that has "
                     "arrived, or declare it under Event types first.",

@@ -117,6 +117,10 @@ class Action(ABC):
         """The steps whose answers it speaks of."""
         return asked_of(self.event_codes(config))
 
+    def declares(self, config: Config) -> set[str]:
+        """The names of customers' events that exist once it is published."""
+        return set()
+
     def check(self, step: Step, draft: Draft) -> Iterator[Problem]:
         """What is wrong with this step where it stands, before it is published.
 

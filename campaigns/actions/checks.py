@@ -22,12 +22,14 @@ class Draft:
     """A version that is to be published: its rows, and its drawing as JSON.
 
     `event_type` is that of the event which starts it; None where it was never seen.
+    `to_come`: the names of customers' events that publishing it declares.
     """
 
     version: Version
     event_type: EventType | None
     drawing: dict[str, Any]
     now: datetime
+    to_come: frozenset[str]
 
     @property
     def carries(self) -> Mapping[str, str] | None:

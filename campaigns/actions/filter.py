@@ -72,7 +72,7 @@ class FilterCustomers(Action):
     def check(self, step: Step, draft: Draft) -> Iterator[Problem]:
         try:
             rule = read_rule(step.config)
-            Dictionary.of(rule)
+            Dictionary.of(rule, to_come=draft.to_come)
             refuse_archived(rule)
         except UserError as wrong:
             yield error(step, f"In “{step.key}”: {wrong.message}")

@@ -114,6 +114,12 @@ def goal_codes(config: Config) -> set[str]:
     return rules.event_values(goal_where(goal)) if goal else set()
 
 
+def goal_event(config: Config) -> set[str]:
+    """The event of the goal, where there is one."""
+    goal = config.get("goal")
+    return {goal["event"]} if goal else set()
+
+
 def check_goal(step: Step) -> Iterator[Problem]:
     """What publishing says of the goal of a step that has one."""
     goal = step.config.get("goal")

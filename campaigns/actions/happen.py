@@ -129,6 +129,9 @@ class WaitForEvent(Action):
     def event_codes(self, config: Config) -> set[str]:
         return rules.event_values(rules.parse_where(config["where"], event_values=True))
 
+    def declares(self, config: Config) -> set[str]:
+        return {config["event"]}
+
     def check(self, step: Step, draft: Draft) -> Iterator[Problem]:
         yield from named_event(step, step.config, f"“{step.key}” waits for")
         span = timedelta(**{step.config["unit"]: step.config["for"]})

@@ -32,6 +32,7 @@ from campaigns.actions.goal import (
     check_goal,
     clean_goal,
     goal_codes,
+    goal_event,
     say_goal,
 )
 from campaigns.actions.send import SENDING
@@ -148,6 +149,9 @@ class AbSplit(Action):
     def event_codes(self, config: Config) -> set[str]:
         return goal_codes(config)
 
+    def declares(self, config: Config) -> set[str]:
+        return goal_event(config)
+
     def check(self, step: Step, draft: Draft) -> Iterator[Problem]:
         yield from check_goal(step)
         yield from super().check(step, draft)
@@ -205,6 +209,9 @@ class ControlGroup(Action):
 
     def event_codes(self, config: Config) -> set[str]:
         return goal_codes(config)
+
+    def declares(self, config: Config) -> set[str]:
+        return goal_event(config)
 
     def check(self, step: Step, draft: Draft) -> Iterator[Problem]:
         """Whoever is held back is not written to, whatever way they take; and a goal

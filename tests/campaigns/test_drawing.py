@@ -273,6 +273,39 @@ def test_a_trigger_of_the_wrong_kind_is_refused():
         publish.publish(campaign)
 
 
+@pytest.mark.parametrize("name", ["Order paid", "Order returned", "Bag bought"])
+def test_a_filter_may_ask_for_an_event_that_publishing_declares(name):
+    """That of the trigger, of a wait, of a goal."""
+    rule = {"event": name, "count": {"op": "<=", "value": 2}}
+    wait = {"event": "Order returned", "for": 2, "unit": "days"}
+    shares = {
+        "shares": [{"name": "a", "percent": 50}, {"name": "b", "percent": 50}],
+        "goal": {"event": "Bag bought", "days": 7},
+    }
+    campaign = make.draft(
+        make.step("wait", "wait_for_event", wait, happened="who", timed_out=None),
+        make.step(
+            "who", "filter_customers", {"rule": rule}, positive="half", negative=None
+        ),
+        make.step("half", "ab_split", shares, a=None, b=None),
+        on="Order paid",
+    )
+
+    published = publish.publish(campaign)
+
+    assert any("seen yet" in one for one in published.warnings)
+    assert EventType.objects.get(name=name).kind == "customer"
+
+
+def test_a_filter_may_not_ask_for_an_event_that_nobody_declares():
+    rule = {"event": "Order payed"}
+    who = make.step(
+        "who", "filter_customers", {"rule": rule}, positive=None, negative=None
+    )
+    with pytest.raises(Several, match="There is no event “Order payed”"):
+        publish.publish(make.draft(who, on="Order paid"))
+
+
 def test_there_must_be_a_draft_to_publish():
     with pytest.raises(Conflict, match="nothing to publish"):
         publish.publish(make.campaign())
