@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import itemgetter
 
 from django.conf import settings
 from django.db import Error, connection
@@ -21,6 +22,10 @@ from smartcomm.core.db import fetch_all
 #: The database is asked once in so many seconds; meanwhile the stop watch of this
 #: process goes on from there.
 ASK_AGAIN_SECONDS = 10.0
+#: When the answer was given is known to half of what it took on its way. One that took
+#: longer than this is asked for again, a few times, and the quickest is gone by.
+QUICK_SECONDS = 0.005
+TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,19 @@ def forget() -> None:
 
 
 def _ask() -> _Asked:
+    # To open a connection may take seconds, and must not count as the way of an answer.
+    connection.ensure_connection()
+    quickest, found = _measure()
+    for _ in range(TRIES - 1):
+        if quickest <= QUICK_SECONDS:
+            break
+        quickest, found = min((quickest, found), _measure(), key=itemgetter(0))
+    return found
+
+
+def _measure() -> tuple[float, _Asked]:
+    """What the answer took, in seconds, and what it was."""
     before = time.monotonic()
     [(told,)] = fetch_all("SELECT clock_timestamp()")
-    return _Asked(told, (before + time.monotonic()) / 2)
+    after = time.monotonic()
+    return after - before, _Asked(told, (before + after) / 2)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.conf import settings as installed
-from django.db import OperationalError, transaction
+from django.db import OperationalError, connection, transaction
 from django.utils import timezone
 
 from campaigns.dispatch import dispatch_events
@@ -62,6 +62,7 @@ def test_it_is_the_time_of_the_database(off, wrong):
 def test_the_database_is_asked_once_in_ten_seconds(
     monkeypatch, django_assert_num_queries
 ):
+    monkeypatch.setattr(clock, "QUICK_SECONDS", 60.0)
     with django_assert_num_queries(1):
         first = database_now()
         second = database_now()
@@ -70,6 +71,47 @@ def test_the_database_is_asked_once_in_ten_seconds(
     monkeypatch.setattr(time, "monotonic", lambda: watch() + 11)
     with django_assert_num_queries(1):
         database_now()
+
+
+def slow_watch(monkeypatch, *answers: float) -> list[str]:
+    """The database's clock stands; its answers take so many seconds on their way. The
+    time it tells is that of the end of the way. Returns what was done."""
+    done: list[str] = []
+    passed = 0.0
+    ways = iter(answers)
+    noon = datetime(2026, 5, 4, 12, tzinfo=UTC)
+
+    def ask(text: str) -> list[tuple[datetime]]:
+        nonlocal passed
+        passed += next(ways)
+        done.append("asked")
+        return [(noon + timedelta(seconds=passed),)]
+
+    def connect() -> None:
+        nonlocal passed
+        passed += 4
+        done.append("connected")
+
+    monkeypatch.setattr(clock, "fetch_all", ask)
+    monkeypatch.setattr(connection, "ensure_connection", connect)
+    monkeypatch.setattr(time, "monotonic", lambda: passed)
+    return done
+
+
+@pytest.mark.parametrize(
+    ("answers", "asked", "off_by"),
+    [
+        ([0.002], 1, 0.001),
+        ([2.0, 0.004], 2, 0.002),
+        ([2.0, 0.5, 0.01, 1.0, 1.0, 1.0], 5, 0.005),
+    ],
+)
+def test_a_slow_answer_makes_no_wrong_clock(monkeypatch, answers, asked, off_by):
+    done = slow_watch(monkeypatch, *answers)
+    told = database_now()
+    right = datetime(2026, 5, 4, 12, tzinfo=UTC) + timedelta(seconds=time.monotonic())
+    assert done == ["connected", *["asked"] * asked]
+    assert told - right == timedelta(seconds=off_by)
 
 
 @pytest.mark.django_db(transaction=True)
