@@ -33,7 +33,7 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import count, cycle
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,8 @@ TARGETS = {
 #: Those that may take a worker which is handing over messages.
 DEADLY = ("messages@", "all workers", "postgres")
 GROUP = 20
+#: How far the clock that messages go by may be ahead, by what its answer took to come.
+CLOCK_ERROR = 0.1
 #: Nothing more is done, and something left: then it is stuck.
 STUCK_SECONDS = 180.0
 #: How long PostgreSQL may take to be gone.
@@ -163,22 +165,39 @@ class Installation(Whole):
         """Now that all are up: the time on the processor that the quickest took."""
         self.starting = 0.9 * min(map(processor_seconds, self.processes("celery")))
 
-    def at_work(self, words: str) -> list[int]:
-        """Of these processes, those that have done more than start."""
-        found = []
+    def at_work(self, words: str) -> set[int]:
+        """Of these processes, those that have begun to talk to somebody: Valkey, the
+        database. Who has not cannot have anything in hand."""
+        return {pid for pid in self.processes(words) if has_socket(pid)}
+
+    def has_started(self, words: str) -> bool:
+        """Whether one of these has done more than start; for those whose sockets they
+        are given."""
         for pid in self.processes(words):
             with suppress(OSError):
                 if processor_seconds(pid) >= self.starting:
-                    found.append(pid)
-        return found
+                    return True
+        return False
 
 
-def kill(victims: list[int]) -> int:
-    """Kill them. Returns how many."""
+def has_socket(pid: int) -> bool:
+    """Whether this process has one; False once it is gone."""
+    with suppress(OSError):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                if os.readlink(entry).startswith("socket:"):
+                    return True
+    return False
+
+
+def kill(victims: Iterable[int]) -> set[int]:
+    """Kill them. Returns those that were still there."""
+    killed = set()
     for pid in victims:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    return len(victims)
+            killed.add(pid)
+    return killed
 
 
 class Rivals:
@@ -443,34 +462,35 @@ def storm(installation: Installation, options: argparse.Namespace) -> list[Kill]
             break
         # Of some, most may be starting.
         for target in dice.choices(names, weights, k=5):
-            senders = len(installation.at_work("messages@")) if target in DEADLY else 0
-            if killed := strike(installation, target):
+            senders = set(installation.processes("messages@"))
+            talking = set(filter(has_socket, senders))
+            if struck := strike(installation, target):
                 if target == "postgres":  # They outlive it, and others have come.
-                    after = len(installation.at_work("messages@"))
-                    senders = max(senders, after)
-                kills.append(Kill(time.time(), target.strip(), killed, senders))
+                    senders = talking | installation.at_work("messages@")
+                else:
+                    senders &= struck
+                kills.append(
+                    Kill(time.time(), target.strip(), len(struck), len(senders))
+                )
                 break
     sender.join()
     return kills
 
 
-def strike(installation: Installation, target: str) -> int:
-    """Kill somebody who is at work. Returns how many processes; a flush counts as one,
-    and so does the whole of PostgreSQL."""
+def strike(installation: Installation, target: str) -> set[int]:
+    """Kill somebody who is at work. Returns the processes that were struck: of a flush
+    Valkey's, of PostgreSQL the one that ends all others."""
     match target:
         case "all workers":
             return kill(installation.at_work("celery"))
         case "granian":
             # With the one that starts the others.
-            return (
-                kill(installation.processes(target))
-                if installation.at_work(target)
-                else 0
-            )
+            started = installation.has_started(target)
+            return kill(installation.processes(target)) if started else set()
         case "flush":
-            return int(flush())
+            return set(installation.processes("valkey")) if flush() else set()
         case "valkey":
-            return kill(installation.processes(target)) if flush() else 0
+            return kill(installation.processes(target)) if flush() else set()
         case "postgres":
             pid_file = installation.home / "postgres" / "postmaster.pid"
             if "everything" not in outstanding():
@@ -478,8 +498,8 @@ def strike(installation: Installation, target: str) -> int:
                     pid = int(pid_file.read_text().split()[0])
                     os.kill(pid, signal.SIGQUIT)
                     wait_until_gone(pid)
-                    return 1
-            return 0
+                    return {pid}
+            return set()
     return kill(installation.at_work(target))
 
 
@@ -595,19 +615,24 @@ def doubts(
     unknown: Iterable[tuple[int, datetime | None]], kills: Iterable[Kill]
 ) -> tuple[list[Doubt], list[int]]:
     """Unknown messages, (id, sending since), by the kill that left them: the first one
-    since that may have taken their worker. And those that no kill explains."""
+    since that may have taken their worker, or where that one cannot have left so many,
+    the one just before. And those that no kill explains."""
     deadly = [kill for kill in kills if kill.target in DEADLY]
     left: dict[Kill, list[int]] = {}
     unexplained = []
     for pk, since in unknown:
+        marked = since.timestamp() if since else float("inf")
         # A kill is written down a moment after it.
-        kill = next(
-            (one for one in deadly if since and one.at >= since.timestamp()), None
-        )
-        if kill is None:
-            unexplained.append(pk)
+        later = [one for one in deadly if one.at >= marked][:1]
+        before = [one for one in deadly if 0 < marked - one.at <= CLOCK_ERROR][-1:]
+        may = [*later, *before]
+        roomy = [
+            one for one in may if len(left.get(one, [])) < GROUP * one.senders
+        ] or may
+        if roomy:
+            left.setdefault(roomy[0], []).append(pk)
         else:
-            left.setdefault(kill, []).append(pk)
+            unexplained.append(pk)
     return [Doubt(kill, pks) for kill, pks in left.items()], unexplained
 
 
@@ -743,11 +768,17 @@ def check(installation: Installation, kills: list[Kill]) -> list[str]:
             f" {one.kill.senders} senders, {len(one.messages):>2} unknown, {arrived} of"
             f" them arrived: {', '.join(map(str, one.messages))}"
         )
-    if unexplained:
-        print("\nleft unknown by no kill, with when they were marked as sending:")
-        for message in in_doubt.filter(pk__in=unexplained):
+    too_many = [pk for one in found if one.is_too_many for pk in one.messages]
+    if unexplained or too_many:
+        print("\ntoo many, or by no kill, with when they were marked as sending:")
+        for message in in_doubt.filter(pk__in=[*unexplained, *too_many]):
             came = "arrived" if message.pk in handed_over else "did not arrive"
             print(f"  {message.pk} {message.sending_since} {came}: {message.detail}")
+        print("\nkills that may leave such:")
+        for kill in kills:
+            if kill.target in DEADLY:
+                at = datetime.fromtimestamp(kill.at, UTC)
+                print(f"  {at} {kill.target} {kill.senders} senders")
     print()
     return wrong
 

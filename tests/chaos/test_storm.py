@@ -59,3 +59,17 @@ def test_a_kill_may_leave_a_group_for_each_sender_and_no_more():
     numbers = list(range(41))
     assert not Doubt(kill("messages@", 1), numbers[:40]).is_too_many
     assert Doubt(kill("messages@", 1), numbers).is_too_many
+
+
+def test_a_clock_a_little_ahead_lays_no_doubt_to_the_next_kill():
+    """What the killed one marked just before, by its clock just after."""
+    early, late = kill("messages@", 2, senders=1), kill("all workers", 9, senders=0)
+    assert doubts([sending(1, 2.05)], [early, late]) == ([Doubt(early, [1])], [])
+    # The one after is asked first.
+    late = kill("postgres", 9, senders=1)
+    assert doubts([sending(1, 2.05)], [early, late]) == ([Doubt(late, [1])], [])
+    # And where neither can have left them, there are too many.
+    nobody = kill("all workers", 9, senders=0)
+    [found], _ = doubts([sending(1, 2.5)], [early, nobody])
+    assert found == Doubt(nobody, [1])
+    assert found.is_too_many
