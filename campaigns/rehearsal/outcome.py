@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from django.db.models import Count
@@ -17,6 +18,7 @@ from events.models import Event, SystemEvent
 from messaging.models import Message
 from smartcomm.core.db import fetch_all
 
+MINUTE = timedelta(minutes=1)
 SAMPLES = 10
 #: So many different reasons are told of each kind.
 REASONS = 10
@@ -46,7 +48,8 @@ def outcome(version: Version, replayed: Replayed) -> dict[str, Any]:
     zone = timezone.get_default_timezone_name()
     return {
         "events": replayed.events,
-        "tick_minutes": round(replayed.tick.total_seconds() / 60),
+        # 0: right to the second.
+        "tick_minutes": round(replayed.tick / MINUTE) if replayed.tick else 0,
         "turned_away": TurnedAway.objects.count(),
         "left": _left(),
         "report": numbers,

@@ -1,9 +1,11 @@
 """The events of some days again, in their order, by a clock that is turned.
 
-Time is cut into ticks of equal length. What occurs or is due within a tick comes in
-together, at the time of the last of it, and the work is done until there is none: as
-the workers do it every few seconds. So what is alone in its tick happens at its very
-second. Ticks in which nothing occurs and nothing is due are left out.
+Where there are few enough, the clock stops at every moment at which one occurs or
+something is due: what happens then is what would have happened, to the second. With
+more, time is cut into ticks of equal length. What occurs or is due within a tick comes
+in together, at the time of the last of it; what is alone in its tick happens at its
+very second. Either way the work is done at each stop until there is none, as the
+workers do it all the time; where nothing occurs and nothing is due, there is no stop.
 """
 
 from __future__ import annotations
@@ -29,6 +31,10 @@ from messaging.channels import Outcome, Outgoing, Provider, Result, provider_cla
 from messaging.send import send_messages
 from smartcomm.core.db import execute, fetch_all
 
+#: Up to so many events each moment is a stop, until there have been too many: a
+#: million runs may wait until a million times.
+EXACT_EVENTS = 20_000
+MOST_STOPS = 60_000
 #: The finest tick. With longer spans ticks are longer, so that there are not more of
 #: them than this.
 FINEST = timedelta(minutes=1)
@@ -55,7 +61,6 @@ FEED_SYSTEM = """
 """
 
 
-NEXT_EVENT = "SELECT min(occurred_at) FROM rehearsal_event WHERE occurred_at > %s"
 LAST = """
     SELECT greatest(
         (SELECT max(occurred_at) FROM rehearsal_event WHERE occurred_at <= %(limit)s),
@@ -86,6 +91,8 @@ WORK = """
            EXISTS (SELECT FROM messaging_message
                     WHERE status = 'queued' AND due_at <= %(now)s)
 """
+# What leads to work of another part in the same round, by number.
+LEADS_TO = {0: 1, 1: 2, 2: 5, 3: 5, 4: 5, 5: 6}
 DUE = """
     SELECT least((SELECT min(due_at) FROM campaigns_run WHERE status = 'waiting'),
                  (SELECT min(due_at) FROM messaging_message WHERE status = 'queued'),
@@ -93,6 +100,10 @@ DUE = """
                  (SELECT min(next_at) FROM campaigns_version
                    WHERE status = 'published'))
 """
+NEXT = f"""
+    SELECT least((SELECT min(occurred_at) FROM rehearsal_event WHERE occurred_at > %s),
+                 ({DUE}))
+"""  # noqa: S608
 
 
 class Pretended(Provider):
@@ -118,11 +129,12 @@ class Replayed:
 
     events: int
     ticks: int
-    tick: timedelta
+    #: None where the clock stopped at each moment.
+    tick: timedelta | None
 
 
 def tick_for(span: timedelta) -> timedelta:
-    """How often the clock stops in such a span, in whole minutes."""
+    """How often the clock stops in such a span with many events, in whole minutes."""
     minutes = math.ceil(span / MOST_TICKS / FINEST)
     return max(1, minutes) * FINEST
 
@@ -165,15 +177,19 @@ def replay(
 
     `tell` is told how far it is, from 0 to 1, and may raise Stopped.
     """
-    tick = tick_for(end - begin)
-    events = _count(version, begin, end)
+    events, to_come = _count(version, begin, end), _count_all(version, begin, end)
+    tick = None if to_come <= EXACT_EVENTS else tick_for(end - begin)
     now, ticks = begin, 0
     while (due := _next(version, now, end)) is not None:
-        limit = min(end, begin + math.ceil((due - begin) / tick) * tick)
-        # At a portion's very time, so that a long tick does not slow the pace down.
-        portion = _next_portion(now)
-        limit = limit if portion is None else min(limit, portion)
-        before, now = now, _last(version, due, limit)
+        if tick is None and ticks >= MOST_STOPS:
+            tick = tick_for(end - begin)
+        before, now = now, due
+        if tick is not None:
+            limit = min(end, begin + math.ceil((due - begin) / tick) * tick)
+            # At a portion's very time, so that a long tick does not slow the pace down.
+            portion = _next_portion(before)
+            limit = limit if portion is None else min(limit, portion)
+            now = _last(version, due, limit)
         turn_clock(now)
         _feed(version, before, now)
         work_until_quiet(now)
@@ -216,8 +232,13 @@ def work_until_quiet(now: datetime, *, is_rehearsal: bool = True) -> None:
     ]
     done = 1
     while done:
-        [has_work] = fetch_all(WORK, {"now": now})
-        done = sum(part() for part, has in zip(parts, has_work, strict=True) if has)
+        [told] = fetch_all(WORK, {"now": now})
+        has_work, done = list(told), 0
+        for number, part in enumerate(parts):
+            if has_work[number] and (some := part()):
+                done += some
+                if following := LEADS_TO.get(number):
+                    has_work[following] = True
 
 
 def next_due() -> datetime | None:
@@ -259,6 +280,14 @@ def _count(version: Version, begin: datetime, end: datetime) -> int:
     return int(found)
 
 
+def _count_all(version: Version, begin: datetime, end: datetime) -> int:
+    """How many events come in: those that start runs, and those they wait for."""
+    [(own,)] = fetch_all("SELECT count(*) FROM rehearsal_event")
+    if version.trigger_kind == Version.Trigger.SYSTEM_EVENT:
+        return int(own) + _count(version, begin, end)
+    return int(own)
+
+
 def _feed(version: Version, after: datetime, upto: datetime) -> None:
     execute(FEED, [after, upto])
     if version.trigger_kind == Version.Trigger.SYSTEM_EVENT:
@@ -274,8 +303,8 @@ def _next_portion(now: datetime) -> datetime | None:
 
 def _next(version: Version, now: datetime, end: datetime) -> datetime | None:
     """When there is something to do after `now`; None: not before the end."""
-    [(event,)] = fetch_all(NEXT_EVENT, [now])
-    found: list[datetime | None] = [event, next_due()]
+    [(soonest,)] = fetch_all(NEXT, [now])
+    found: list[datetime | None] = [soonest]
     if version.trigger_kind == Version.Trigger.SYSTEM_EVENT:
         turn_clock(end)
         found.append(

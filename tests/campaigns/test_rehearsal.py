@@ -263,13 +263,23 @@ def test_what_is_foretold_comes_true(steps, drawing, seed, monkeypatch):
     assert foretold["turned_away"] == true["turned_away"]
     assert foretold["report"]["messages"]["sent"] == len(true["sent"]) > 0
     samples = {
-        (one["customer"], one["step"], one["body"]) for one in foretold["samples"]
+        (one["customer"], one["step"], one["sent_at"], one["body"])
+        for one in foretold["samples"]
     }
-    assert samples <= {(who, step, body) for who, step, _, body in true["sent"]}
+    assert samples <= {
+        (who, step, at.isoformat(), body) for who, step, at, body in true["sent"]
+    }
     assert foretold["runs_by_day"] == true["runs_by_day"]
     assert sum(one["count"] for one in foretold["messages_by_day"]) == len(true["sent"])
 
 
+@pytest.fixture
+def many(monkeypatch) -> None:
+    """As with more events than the clock stops at one by one."""
+    monkeypatch.setattr("campaigns.rehearsal.replay.EXACT_EVENTS", -1)
+
+
+@pytest.mark.usefixtures("many")
 def test_portions_come_at_their_time_however_long_a_tick_is(monkeypatch):
     monkeypatch.setattr("campaigns.rehearsal.replay.FINEST", timedelta(hours=1))
     customers()
@@ -299,6 +309,7 @@ def test_portions_come_at_their_time_however_long_a_tick_is(monkeypatch):
     assert (result["report"]["entered"], result["left"]) == (3, 5)
 
 
+@pytest.mark.usefixtures("many")
 def test_what_occurred_first_lets_a_customer_in_whenever_it_was_recorded():
     make.reachable("C-1")
     for name, seconds in (("late", 40), ("early", 10)):
@@ -322,21 +333,68 @@ def test_what_occurred_first_lets_a_customer_in_whenever_it_was_recorded():
     assert result["turned_away"] == 1
 
 
-def test_what_is_alone_in_its_tick_happens_at_its_very_second():
-    make.reachable("C-1")
-    at = BEGIN + timedelta(hours=1, seconds=10)
-    item = {
-        "id": "o-1",
-        "name": "Order paid",
-        "customer": "C-1",
-        "occurred_at": at.isoformat(),
-    }
-    record([item], now=END)
+def paid(*seconds: int) -> None:
+    """An order each, so many seconds after the first hour."""
+    for number, second in enumerate(seconds):
+        make.reachable(f"C-{number}")
+        at = BEGIN + timedelta(hours=1, seconds=second)
+        record(
+            [
+                {
+                    "id": f"o-{number}",
+                    "name": "Order paid",
+                    "customer": f"C-{number}",
+                    "occurred_at": at.isoformat(),
+                }
+            ],
+            now=END,
+        )
+
+
+def sent_after(result: dict[str, Any]) -> list[float]:
+    """Seconds after the first hour."""
+    return sorted(
+        (
+            datetime.fromisoformat(one["sent_at"]) - BEGIN - timedelta(hours=1)
+        ).total_seconds()
+        for one in result["samples"]
+    )
+
+
+@pytest.mark.usefixtures("many")
+def test_of_many_what_is_alone_in_its_tick_happens_at_its_very_second():
+    paid(10, 130, 150)
     draft = make.draft(on="Order paid")
 
-    [sample] = rehearsed(draft.versions.get())["samples"]
+    result = rehearsed(draft.versions.get())
 
-    assert sample["sent_at"] == at.isoformat()
+    assert sent_after(result) == [10, 150, 150]
+    assert result["tick_minutes"] == 1
+
+
+def test_each_of_a_few_happens_at_its_very_second():
+    paid(10, 20, 20, 45)
+    draft = make.draft(
+        make.step("rest", "wait", {"for": 1, "unit": "minutes"}, done="sms"),
+        make.sms(),
+        on="Order paid",
+    )
+
+    result = rehearsed(draft.versions.get())
+
+    assert sent_after(result) == [70, 80, 80, 105]
+    assert result["tick_minutes"] == 0
+
+
+def test_where_too_many_moments_come_of_a_few_events_ticks_become_long(monkeypatch):
+    monkeypatch.setattr("campaigns.rehearsal.replay.MOST_STOPS", 2)
+    paid(10, 20, 30, 40)
+    draft = make.draft(on="Order paid")
+
+    result = rehearsed(draft.versions.get())
+
+    assert sent_after(result) == [10, 20, 40, 40]
+    assert result["tick_minutes"] == 1
 
 
 def everything() -> dict[str, Any]:
