@@ -69,14 +69,14 @@ def lacking(codes: Sequence[str]) -> str:
 
 
 def read_event_name(config: Config) -> str:
-    """“event” of a configuration, checked."""
+    """“event” of a configuration, checked; as it is sent, blanks around it included."""
     name = config.get("event")
-    if not isinstance(name, str) or not 0 < len(name.strip()) <= MAX_NAME:
+    if not isinstance(name, str) or not name.strip() or len(name) > MAX_NAME:
         raise ConfigInvalid(
             f"“event” is the name of an event, up to {MAX_NAME} characters.",
             field="event",
         )
-    return name.strip()
+    return name
 
 
 def external_ids(runs: Sequence[Started]) -> dict[int, str]:

@@ -337,3 +337,9 @@ def test_publishing_refuses_a_system_event_and_tells_of_an_unknown_one():
         make.step("wait", "wait_for_event", {**wait, "event": "Never seen"})
     )
     assert any("“Never seen”" in one for one in publish(draft).warnings)
+
+
+def test_a_name_is_waited_for_as_it_is_sent():
+    wait = {"event": "Order paid ", "for": 1, "unit": "days"}
+    campaign = make.campaign(make.step("wait", "wait_for_event", wait))
+    assert campaign.versions.get().steps.get().event_type.name == "Order paid "
