@@ -94,14 +94,18 @@ WORK = """
 # What leads to work of another part in the same round, by number.
 LEADS_TO = {0: 1, 1: 2, 2: 5, 3: 5, 4: 5, 5: 6}
 DUE = """
-    SELECT least((SELECT min(due_at) FROM campaigns_run WHERE status = 'waiting'),
-                 (SELECT min(due_at) FROM messaging_message WHERE status = 'queued'),
-                 (SELECT min(due_at) FROM campaigns_broadcast WHERE status = 'running'),
+    SELECT least((SELECT min(due_at) FROM campaigns_run
+                   WHERE status = 'waiting' AND due_at > %(after)s),
+                 (SELECT min(due_at) FROM messaging_message
+                   WHERE status = 'queued' AND due_at > %(after)s),
+                 (SELECT min(due_at) FROM campaigns_broadcast
+                   WHERE status = 'running' AND due_at > %(after)s),
                  (SELECT min(next_at) FROM campaigns_version
-                   WHERE status = 'published'))
+                   WHERE status = 'published' AND next_at > %(after)s))
 """
 NEXT = f"""
-    SELECT least((SELECT min(occurred_at) FROM rehearsal_event WHERE occurred_at > %s),
+    SELECT least((SELECT min(occurred_at) FROM rehearsal_event
+                   WHERE occurred_at > %(after)s),
                  ({DUE}))
 """  # noqa: S608
 
@@ -243,7 +247,7 @@ def work_until_quiet(now: datetime, *, is_rehearsal: bool = True) -> None:
 
 def next_due() -> datetime | None:
     """When something is due that has not been done yet; maybe long ago."""
-    [(due,)] = fetch_all(DUE)
+    [(due,)] = fetch_all(DUE, {"after": "-infinity"})
     found: datetime | None = due
     return found
 
@@ -303,7 +307,7 @@ def _next_portion(now: datetime) -> datetime | None:
 
 def _next(version: Version, now: datetime, end: datetime) -> datetime | None:
     """When there is something to do after `now`; None: not before the end."""
-    [(soonest,)] = fetch_all(NEXT, [now])
+    [(soonest,)] = fetch_all(NEXT, {"after": now})
     found: list[datetime | None] = [soonest]
     if version.trigger_kind == Version.Trigger.SYSTEM_EVENT:
         turn_clock(end)
@@ -313,7 +317,4 @@ def _next(version: Version, now: datetime, end: datetime) -> datetime | None:
             ).aggregate(at=Min("occurred_at"))["at"]
         )
     due = min((one for one in found if one is not None), default=None)
-    if due is None or due > end:
-        return None
-    # What is due already waits for the next tick.
-    return max(due, now + timedelta(microseconds=1))
+    return None if due is None or due > end else due
