@@ -472,12 +472,14 @@ def foretell(options: argparse.Namespace) -> dict[str, Any]:
         is_measured_only = name not in CAMPAIGNS
         begin = year.end - timedelta(days=364) if is_measured_only else year.begin
         told = rehearse(name, drawing, begin=begin, end=year.end)
+        minutes = told["tick_minutes"]
         say(
             f"“{name}” rehearsed over {(year.end - begin).days} days, "
             f"{told['outcome']['events']:,} events, in {told['ticks']:,} ticks of "
-            f"{told['tick_minutes']} minutes: {told['seconds']:,.0f} s; memory of the "
-            f"process {told['peak_mib']:,.0f} MiB, {told['memory_mib']:,.0f} of it for "
-            f"this; temporary tables {told['stage_mib']:,.0f} MiB"
+            f"{f'{minutes} minutes' if minutes else 'a moment'}: "
+            f"{told['seconds']:,.0f} s; memory of the process "
+            f"{told['peak_mib']:,.0f} MiB, {told['memory_mib']:,.0f} of it for this; "
+            f"temporary tables {told['stage_mib']:,.0f} MiB"
         )
         if not is_measured_only:
             found[name] = told
