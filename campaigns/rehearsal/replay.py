@@ -39,6 +39,8 @@ MOST_STOPS = 60_000
 #: them than this.
 FINEST = timedelta(minutes=1)
 MOST_TICKS = 6_000
+#: So much at once, of which nobody else waits for any.
+AT_ONCE = 5_000
 #: After so many ticks what was deleted meanwhile is removed.
 TIDY_EVERY = 500
 
@@ -225,13 +227,14 @@ def work_until_quiet(now: datetime, *, is_rehearsal: bool = True) -> None:
     At most ticks there is little: a query tells who has something to do.
     """
     ways_out = _pretended if is_rehearsal else provider_class
+    more = {"limit": AT_ONCE} if is_rehearsal else {}
     parts: list[Callable[[], int]] = [
         lambda: start_planned(now=now),
         lambda: dispatch_system_events(now=now),
         lambda: walk_broadcasts(now=now),
-        lambda: dispatch_events(now=now),
-        lambda: settle_runs(now=now),
-        lambda: advance_runs(now=now, is_rehearsal=is_rehearsal),
+        lambda: dispatch_events(now=now, **more),
+        lambda: settle_runs(now=now, **more),
+        lambda: advance_runs(now=now, is_rehearsal=is_rehearsal, **more),
         lambda: send_messages(now=now, ways_out=ways_out),
     ]
     done = 1
