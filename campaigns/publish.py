@@ -121,7 +121,7 @@ def publish(
         version.event_type = TRIGGERS[version.trigger_kind].prepare(version)
         planned.hand_over(campaign, planned.at_work(campaign), version, now=now)
         freeze_texts(version)
-        _declare(version)
+        declare(version)
         campaign.versions.filter(status=Version.Status.PUBLISHED).update(
             status=Version.Status.SUPERSEDED
         )
@@ -285,8 +285,9 @@ def _declared_by(steps: Iterable[Step]) -> set[str]:
     return declared.union(*(ACTIONS[one.action].declares(one.config) for one in steps))
 
 
-def _declare(version: Version) -> None:
-    """So that no system event takes the names; nobody waits for a goal."""
+def declare(version: Version) -> None:
+    """Declare the events its steps speak of first, so that no system event takes the
+    names, and say which of them are waited for."""
     steps = list(version.steps.all())
     types = {
         name: EventType.objects.get_or_create(

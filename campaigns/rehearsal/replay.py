@@ -23,7 +23,7 @@ from campaigns.dispatch import dispatch_events, dispatch_system_events
 from campaigns.engine import advance_runs, settle_runs
 from campaigns.models import Broadcast, Campaign, Step, Version
 from campaigns.planned import start_planned
-from campaigns.publish import freeze_texts
+from campaigns.publish import declare, freeze_texts
 from campaigns.rehearsal.stage import tidy_stage, turn_clock
 from campaigns.triggers import PLANNED, TRIGGERS
 from events.models import Event, EventType, Kind, SystemEvent
@@ -151,13 +151,10 @@ def publish_on_stage(version: Version, *, at: datetime) -> Version:
     Returns the version as it stands on the stage.
     """
     freeze_texts(version)
-    for step in version.steps.filter(action="wait_for_event"):
-        step.event_type = EventType.objects.filter(name=step.config["event"]).first()
-        step.save(update_fields=["event_type"])
+    declare(version)
     event_type = EventType.objects.filter(name=version.event_name).first()
     next_at = None
     if planned := PLANNED.get(version.trigger_kind):
-        # Declares the type, if need be: all that is written beside the stage.
         event_type = planned.prepare(version)
         next_at = planned.plan(version.trigger_config).after(at)
     Version.objects.filter(pk=version.pk).update(

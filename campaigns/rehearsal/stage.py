@@ -31,7 +31,14 @@ from campaigns.models import (
     WebhookCall,
 )
 from campaigns.triggers import PLANNED
-from events.models import Event, PendingEvent, PendingSystemEvent, SystemEvent
+from events.models import (
+    Event,
+    EventField,
+    EventType,
+    PendingEvent,
+    PendingSystemEvent,
+    SystemEvent,
+)
 from messaging.models import Content, Delivery, Hold, Message
 from smartcomm.core.db import execute, fetch_all
 
@@ -56,6 +63,10 @@ WRITTEN: list[type[models.Model]] = [
     Delivery,
     Hold,
 ]
+#: What is written, as it is at the beginning: publishing declares events.
+COPIED: list[type[models.Model]] = [EventType, EventField]
+#: Ids of what is declared here, so far away that nothing real has them.
+AWAY = 1_000_000
 #: What is seen as it was; where the version itself plans system events, these are
 #: written, and only they are there.
 SEEN: list[type[models.Model]] = [Event, SystemEvent]
@@ -66,6 +77,10 @@ VIEW = """
      WHERE occurred_at <= current_setting('smartcomm.clock')::timestamptz
 """
 CLOCK = "SELECT set_config('smartcomm.clock', %s, false)"
+NUMBERING = """
+    SELECT setval(pg_get_serial_sequence('pg_temp.{name}', 'id'),
+                  (SELECT coalesce(max(id), 0) + {away} FROM {name}))
+"""
 SCHEMA = """
     SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = %s::regclass
 """
@@ -89,16 +104,22 @@ def own_connection() -> Iterator[None]:
 
 
 def set_stage(version: Version) -> None:
-    """Copies of the tables, with nothing in them but this version."""
+    """Copies of the tables, with nothing in them but this version, and of what is
+    declared."""
     real = {
-        model: f"{_schema(model)}.{model._meta.db_table}" for model in [*WRITTEN, *SEEN]
+        model: f"{_schema(model)}.{model._meta.db_table}"
+        for model in [*WRITTEN, *COPIED, *SEEN]
     }
     plans: list[type[models.Model]] = (
         [SystemEvent] if version.trigger_kind in PLANNED else []
     )
     with transaction.atomic():
-        for model in [*WRITTEN, *plans]:
+        for model in [*WRITTEN, *COPIED, *plans]:
             execute(TABLE.format(name=model._meta.db_table, real=real[model]))
+        for model in COPIED:
+            name = model._meta.db_table
+            execute(f"INSERT INTO {name} SELECT * FROM {real[model]}")  # noqa: S608
+            fetch_all(NUMBERING.format(name=name, away=AWAY))
         for model in set(SEEN).difference(plans):
             execute(VIEW.format(name=model._meta.db_table, real=real[model]))
         for model, column, of in (

@@ -22,7 +22,14 @@ from campaigns.rehearsal.stage import own_connection
 from campaigns.report import report
 from customers.models import Customer
 from events.ingest import record_events
-from events.models import Event, Kind, PendingEvent, SystemEvent
+from events.models import (
+    Event,
+    EventField,
+    EventType,
+    Kind,
+    PendingEvent,
+    SystemEvent,
+)
 from messaging.models import Content, Message
 from smartcomm.core.errors import Conflict, Invalid
 from tests import make
@@ -397,13 +404,40 @@ def test_where_too_many_moments_come_of_a_few_events_ticks_become_long(monkeypat
     assert result["tick_minutes"] == 1
 
 
+@pytest.mark.parametrize("system", [True, False], ids=["system", "own"])
+def test_what_publishing_would_declare_is_declared_on_the_stage(system):
+    customers()
+    name = "Product in stock" if system else "Order paid"
+    at = (END - timedelta(hours=2)).isoformat()
+    item = {"id": "i", "name": name, "occurred_at": at}
+    record([item if system else {**item, "customer": "C-1"}], now=END)
+    never = {"not": {"event": "Bag returned"}}
+    wait = {"event": "Bag returned", "for": 1, "unit": "hours"}
+    draft = make.draft(
+        make.step("who", "filter_customers", {"rule": never}, positive="wait"),
+        make.step("wait", "wait_for_event", wait, happened=None, timed_out="sms"),
+        make.sms(),
+        on=name,
+        system=system,
+    )
+    before = everything()
+
+    result = rehearsed(draft.versions.get())
+
+    entered = Customer.objects.count() if system else 1
+    numbers = result["report"]
+    assert (numbers["entered"], numbers["messages"]["queued"]) == (entered, entered)
+    assert result["failed"] == []
+    assert everything() == before
+
+
 def everything() -> dict[str, Any]:
     """All rows of all that a rehearsal could touch."""
     return {
         model.__name__: list(model.objects.order_by("pk").values())
         for model in (
             *(Campaign, Version, Run, Passage, TurnedAway, Message, Content),
-            *(Customer, Event, SystemEvent, PendingEvent),
+            *(Customer, Event, SystemEvent, PendingEvent, EventType, EventField),
         )
     }
 
