@@ -13,6 +13,7 @@ from campaigns.models import Broadcast, Campaign, Passage, Run, TurnedAway, Vers
 from campaigns.portions import still_to_take
 from campaigns.rehearsal.replay import Replayed
 from campaigns.report import report
+from campaigns.triggers import PLANNED
 from customers.models import Customer
 from events.models import Event, SystemEvent
 from messaging.models import Message
@@ -67,7 +68,7 @@ def outcome(version: Version, replayed: Replayed) -> dict[str, Any]:
             "reason",
         ),
         "failed": _reasons(Run.objects.filter(status=Run.Status.FAILED), "reason"),
-        "samples": _samples(),
+        "samples": _samples(is_planned=version.trigger_kind in PLANNED),
     }
 
 
@@ -87,7 +88,7 @@ def _reasons(rows: Any, column: str) -> list[dict[str, Any]]:
     return [{"reason": reason, "count": count} for reason, count in found]
 
 
-def _samples() -> list[dict[str, Any]]:
+def _samples(*, is_planned: bool) -> list[dict[str, Any]]:
     ids = [pk for (pk,) in fetch_all(SAMPLE, [SAMPLES])]
     messages = list(Message.objects.filter(pk__in=ids).order_by("sent_at", "pk"))
     customers = Customer.objects.in_bulk({one.customer_id for one in messages})
@@ -115,7 +116,8 @@ def _samples() -> list[dict[str, Any]]:
                 "event": event.type.name if event else "",
                 "event_id": event.external_id if event else "",
                 "event_kind": event._meta.model_name if event else "",
-                "event_pk": event.pk if event else None,
+                # Planned ones are on the stage only.
+                "event_pk": event.pk if event and not is_planned else None,
                 "occurred_at": event.occurred_at.isoformat() if event else None,
                 "sent_at": one.sent_at.isoformat() if one.sent_at else None,
                 "subject": one.subject,

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import ClassVar
 
 from django.db.models import Min
@@ -93,8 +94,8 @@ WORK = """
            EXISTS (SELECT FROM messaging_message
                     WHERE status = 'queued' AND due_at <= %(now)s)
 """
-# What leads to work of another part in the same round, by number.
-LEADS_TO = {0: 1, 1: 2, 2: 5, 3: 5, 4: 5, 5: 6}
+#: What leads to work of another part in the same round, by number.
+LEADS_TO = {0: 2, 1: 2, 2: 5, 3: 5, 4: 5, 5: 6}
 DUE = """
     SELECT least((SELECT min(due_at) FROM campaigns_run
                    WHERE status = 'waiting' AND due_at > %(after)s),
@@ -102,6 +103,10 @@ DUE = """
                    WHERE status = 'queued' AND due_at > %(after)s),
                  (SELECT min(due_at) FROM campaigns_broadcast
                    WHERE status = 'running' AND due_at > %(after)s),
+                 (SELECT min(due_at) FROM events_pendingevent
+                   WHERE due_at > %(after)s),
+                 (SELECT min(due_at) FROM events_pendingsystemevent
+                   WHERE due_at > %(after)s),
                  (SELECT min(next_at) FROM campaigns_version
                    WHERE status = 'published' AND next_at > %(after)s))
 """
@@ -195,7 +200,8 @@ def replay(
             now = _last(version, due, limit)
         turn_clock(now)
         _feed(version, before, now)
-        work_until_quiet(now)
+        # In long ones as well somebody may want it to stop.
+        work_until_quiet(now, between=partial(tell, (before - begin) / (end - begin)))
         ticks += 1
         if ticks % TIDY_EVERY == 0:
             tidy_stage()
@@ -218,10 +224,16 @@ def _last(version: Version, due: datetime, limit: datetime) -> datetime:
     return max(due, last) if last else due
 
 
-def work_until_quiet(now: datetime, *, is_rehearsal: bool = True) -> None:
+def work_until_quiet(
+    now: datetime,
+    *,
+    is_rehearsal: bool = True,
+    between: Callable[[], None] = lambda: None,
+) -> None:
     """What all workers do, until there is nothing left to do at this time.
 
-    At most ticks there is little: a query tells who has something to do.
+    At most ticks there is little: a query tells who has something to do. `between` is
+    called before each round, and may raise.
     """
     ways_out = _pretended if is_rehearsal else provider_class
     more = {"limit": AT_ONCE} if is_rehearsal else {}
@@ -236,6 +248,7 @@ def work_until_quiet(now: datetime, *, is_rehearsal: bool = True) -> None:
     ]
     done = 1
     while done:
+        between()
         [told] = fetch_all(WORK, {"now": now})
         has_work, done = list(told), 0
         for number, part in enumerate(parts):

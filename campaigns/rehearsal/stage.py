@@ -37,6 +37,7 @@ from events.models import (
     EventType,
     PendingEvent,
     PendingSystemEvent,
+    Source,
     SystemEvent,
 )
 from messaging.models import Content, Delivery, Hold, Message
@@ -64,7 +65,7 @@ WRITTEN: list[type[models.Model]] = [
     Hold,
 ]
 #: What is written, as it is at the beginning: publishing declares events.
-COPIED: list[type[models.Model]] = [EventType, EventField]
+COPIED: list[type[models.Model]] = [EventType, EventField, Source]
 #: Ids of what is declared here, so far away that nothing real has them.
 AWAY = 1_000_000
 #: What is seen as it was; where the version itself plans system events, these are

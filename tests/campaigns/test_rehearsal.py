@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 from collections import Counter
@@ -12,7 +13,7 @@ import pytest
 from django.db import connection, connections
 from django.utils import timezone
 
-from campaigns import planned
+from campaigns import dispatch, planned
 from campaigns.actions import ACTIONS
 from campaigns.models import Campaign, Passage, Rehearsal, Run, TurnedAway, Version
 from campaigns.publish import publish
@@ -28,9 +29,11 @@ from events.models import (
     EventType,
     Kind,
     PendingEvent,
+    Source,
     SystemEvent,
 )
 from messaging.models import Content, Message
+from smartcomm.core import stopping
 from smartcomm.core.errors import Conflict, Invalid
 from tests import make
 
@@ -431,13 +434,133 @@ def test_what_publishing_would_declare_is_declared_on_the_stage(system):
     assert everything() == before
 
 
+def test_events_that_are_waited_for_count_as_well(monkeypatch):
+    monkeypatch.setattr("campaigns.rehearsal.replay.EXACT_EVENTS", 2)
+    paid(10)
+    make.reachable("C-1")
+    for number in range(2):
+        at = BEGIN + timedelta(hours=1, seconds=20 + number)
+        viewed = {
+            "id": f"v-{number}",
+            "name": "Product viewed",
+            "customer": "C-1",
+            "occurred_at": at.isoformat(),
+        }
+        record([viewed], now=END)
+    wait = {"event": "Product viewed", "for": 1, "unit": "hours"}
+    draft = make.draft(
+        make.step("wait", "wait_for_event", wait, happened="sms", timed_out="sms"),
+        make.sms(),
+        on="Order paid",
+    )
+
+    assert rehearsed(draft.versions.get())["tick_minutes"] == 1
+    monkeypatch.setattr("campaigns.rehearsal.replay.EXACT_EVENTS", 3)
+    assert rehearsed(draft.versions.get())["tick_minutes"] == 0
+
+
+def test_what_nobody_takes_on_keeps_no_clock_standing(monkeypatch):
+    monkeypatch.setattr("campaigns.rehearsal.replay.advance_runs", lambda **how: 0)
+    paid(10, 20)
+    told: list[float] = []
+
+    def tell(progress: float) -> None:
+        told.append(progress)
+        assert len(told) < 50, "The clock stands."
+
+    result = rehearsed(make.draft(on="Order paid").versions.get(), tell=tell)
+
+    assert result["report"]["waiting"] == 2
+
+
+def test_an_event_that_was_put_back_is_looked_at_again_in_time(monkeypatch):
+    real, calls = dispatch.matching, itertools.count()
+
+    def once(*args: Any, **how: Any) -> set[int]:
+        if next(calls) == 0:
+            raise RuntimeError("broken")
+        return real(*args, **how)
+
+    monkeypatch.setattr(dispatch, "matching", once)
+    paid(10, 400)
+
+    result = rehearsed(make.draft(on="Order paid").versions.get())
+
+    assert sent_after(result) == [70, 400]
+
+
+def test_within_a_stop_that_takes_long_it_is_stopped_as_well(monkeypatch):
+    monkeypatch.setattr("campaigns.rehearsal.replay.AT_ONCE", 2)
+    for number in range(20):
+        make.reachable(f"C-{number}")
+    at = (END - timedelta(hours=2)).isoformat()
+    record([{"id": "i", "name": "In stock", "occurred_at": at}], now=END)
+    told: list[float] = []
+
+    rehearsed(make.draft(on="In stock", system=True).versions.get(), tell=told.append)
+
+    assert len(told) > 10
+
+
+def test_a_worker_that_is_asked_to_end_gives_a_rehearsal_back():
+    paid(10)
+    draft = make.draft(on="Order paid")
+    order = orders.ask(draft.versions.get(), days=DAYS, until=END)
+
+    def work() -> None:
+        try:
+            orders.rehearse_next()
+        finally:
+            connections.close_all()
+
+    stopping._asked.set()
+    try:
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join(30)
+        is_over = not thread.is_alive()
+    finally:
+        stopping._asked.clear()
+        thread.join()
+    assert is_over
+    order.refresh_from_db()
+    assert order.status == "waiting"
+
+
+def test_planned_times_are_on_the_stage_only():
+    make.reachable("C-1")
+    for _ in range(5):
+        make.system_event("Product in stock")
+    daily = {"every": 1, "unit": "day"}
+    draft = make.draft(
+        make.sms(),
+        starts={"kind": "schedule", "at": "2020-01-01T09:00", "repeat": daily},
+    )
+    before = everything()
+
+    samples = rehearsed(draft.versions.get())["samples"]
+
+    assert {one["event"] for one in samples} == {"schedule.reached"}
+    # No link: there are real events with their numbers.
+    assert {one["event_pk"] for one in samples} == {None}
+    assert everything() == before
+
+
 def everything() -> dict[str, Any]:
     """All rows of all that a rehearsal could touch."""
     return {
         model.__name__: list(model.objects.order_by("pk").values())
         for model in (
             *(Campaign, Version, Run, Passage, TurnedAway, Message, Content),
-            *(Customer, Event, SystemEvent, PendingEvent, EventType, EventField),
+            *(
+                Customer,
+                Event,
+                SystemEvent,
+                PendingEvent,
+                EventType,
+                EventField,
+                Source,
+            ),
         )
     }
 
