@@ -17,7 +17,7 @@ from campaigns.graph import KEY
 from campaigns.models import Campaign, Version
 from campaigns.pace_form import PaceForm
 from campaigns.panels import say
-from campaigns.triggers import TRIGGERS, Trigger, event_of
+from campaigns.triggers import TRIGGERS, Trigger, event_of, trigger_of
 from campaigns.triggers.base import MAX_AGE_HOURS, TriggerFields
 from campaigns.triggers.event import EVENT_INPUT, other_kind
 from events.models import EventType, Kind
@@ -235,6 +235,15 @@ class KeyForm(Dressed):
     )
 
 
+def declared_by_drawing(definition: dict[str, Any]) -> frozenset[str]:
+    """The names of the customers' events that publishing this drawing declares."""
+    trigger, _ = trigger_of(definition)
+    names = {event_of(definition)} if trigger.on == Kind.CUSTOMER else set()
+    for step in definition["steps"]:
+        names |= ACTIONS[step["action"]].declares(step["config"])
+    return frozenset(names - {""})
+
+
 def step_form(
     action: Action,
     definition: dict[str, Any],
@@ -258,6 +267,7 @@ def step_form(
             field.options = replace(
                 field.options,
                 more_values=tuple(answers) if name != GOAL_WHERE else (),
+                to_come=declared_by_drawing(definition),
                 **{where: EVENT_INPUT},  # type: ignore[arg-type]
             )
             field.widget.options = field.options

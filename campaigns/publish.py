@@ -84,6 +84,14 @@ def check(version: Version) -> Findings:
     to_come = _declared_by(steps)
     if TRIGGERS[version.trigger_kind].on == Kind.CUSTOMER:
         to_come.add(version.event_name)
+    elif version.event_name in to_come:
+        findings.errors.append(
+            DrawingInvalid(
+                f"“{version.event_name}” starts it as a system event, and a step asks "
+                "for it as an event of the customer. It cannot be both.",
+                field="trigger.event",
+            )
+        )
     draft = Draft(version, event_type, drawing, database_now(), frozenset(to_come))
     for step in steps:
         findings.note(ACTIONS[step.action].check(step, draft))

@@ -91,6 +91,8 @@ class Options:
     #: Paths that values may come from besides the event's fields.
     more_values: tuple[str, ...] = ()
     live: bool = True
+    #: Names of events that do not exist yet, and will when the rule is asked.
+    to_come: frozenset[str] = frozenset()
 
     @classmethod
     def read(cls, data: Mapping[str, Any], prefix: str) -> Options:
@@ -153,7 +155,7 @@ def check(draft: Draft, prefix: str, options: Options) -> Checked:
             where = rules.parse_where(written.data, event_values=values)
             return Checked(rules.where_json(where), where=where)
         rule = rules.parse(written.data, event_values=values)
-        Dictionary.of(rule)
+        Dictionary.of(rule, to_come=options.to_come)
     except RuleError as error:
         name = written.name_of(error.field) or prefix
         return Checked(problems=(Problem(name, error.message),))

@@ -11,7 +11,7 @@ from typing import Any
 from campaigns import graph
 from campaigns.graph import Problem
 from campaigns.models import Step, Version
-from campaigns.triggers import TRIGGERS
+from campaigns.triggers import PLANNED, TRIGGERS
 from campaigns.unseen import unseen
 from events.models import EventType, Kind
 from segments import rules
@@ -63,7 +63,13 @@ def named_event(step: Step, asked: dict[str, Any], what: str) -> Iterator[Proble
     """An event of the customer, with conditions, that a step asks for by its name."""
     name = asked["event"]
     event_type = EventType.objects.filter(name=name).first()
-    if event_type is None:
+    if event_type is None and name in {one.event for one in PLANNED.values()}:
+        yield error(
+            step,
+            f"{what} “{name}”, which is the event of planned times and of no customer. "
+            "Choose another event.",
+        )
+    elif event_type is None:
         yield warning(
             step,
             f"{what} “{name}”, which has not been seen yet. It is declared now; check "

@@ -14,10 +14,10 @@ from django import forms
 from campaigns.actions.base import ANSWERS, Config, ConfigInvalid
 from campaigns.actions.checks import named_event, warning
 from campaigns.actions.values import read_event_name
+from campaigns.event_name import EventNameField
 from campaigns.graph import Problem
 from campaigns.models import Step
 from events.models import Event, EventType, Kind
-from events.wire import MAX_NAME
 from segments import rules
 from segments.builder import WhereField
 from segments.describe import describe_where
@@ -34,9 +34,8 @@ GOAL_WHERE = "goal_where"
 class GoalForm(forms.Form):
     """The part of a step's form that asks for its goal."""
 
-    goal_event = forms.CharField(
+    goal_event = EventNameField(
         label="Goal: what you hope they do",
-        max_length=MAX_NAME,
         required=False,
         help_text="An event of the customer. Without one, nothing is measured.",
         widget=forms.TextInput(attrs={"autocomplete": "off", "list": "cp-events"}),
@@ -66,7 +65,7 @@ class GoalForm(forms.Form):
 
     def clean(self) -> Config:
         data = dict(self.cleaned_data)
-        event = (data.pop("goal_event", None) or "").strip()
+        event = data.pop("goal_event", None) or ""
         where, days = data.pop("goal_where", None), data.pop("goal_days", None)
         if event:
             data["goal"] = {"event": event, "where": where or [], "days": days or 7}

@@ -33,9 +33,9 @@ from campaigns.actions.base import (
 from campaigns.actions.checks import Draft, named_event
 from campaigns.actions.values import lacking, read_event_name
 from campaigns.actions.wait import UNITS, long_wait, read_span, say_span, span_initial
+from campaigns.event_name import EventNameField
 from campaigns.graph import Problem
 from campaigns.models import Passage, Step
-from events.wire import MAX_NAME
 from segments import rules
 from segments.builder import WhereField
 from segments.compile import bind_where, events_matching, lookup
@@ -64,9 +64,8 @@ CANDIDATES = """
 
 
 class HappenForm(forms.Form):
-    event = forms.CharField(
+    event = EventNameField(
         label="Event",
-        max_length=MAX_NAME,
         help_text="Of the same customer. Choose one that has been seen, or write it.",
         widget=forms.TextInput(attrs={"autocomplete": "off", "list": "cp-events"}),
     )

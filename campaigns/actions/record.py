@@ -25,19 +25,18 @@ from campaigns.actions.fields import (
     rehearse_fields,
 )
 from campaigns.actions.values import DONE, FAILED, external_ids, read_event_name
+from campaigns.event_name import EventNameField
 from campaigns.models import Step
 from events.ingest import record_events
 from events.models import Source
-from events.wire import MAX_NAME
 
 #: Where these events say they come from.
 SOURCE = "campaigns"
 
 
 class RecordForm(forms.Form):
-    event = forms.CharField(
+    event = EventNameField(
         label="Event",
-        max_length=MAX_NAME,
         help_text="Choose one that has been seen, or write the name of a new one.",
         widget=forms.TextInput(attrs={"autocomplete": "off", "list": "cp-events"}),
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from django import forms
 
+from campaigns.event_name import EventNameField
 from campaigns.models import Version
 from campaigns.triggers.base import (
     Reading,
@@ -30,8 +31,7 @@ EVENT_INPUT = "trigger-event"
 
 
 class EventFields(TriggerFields):
-    event = forms.CharField(
-        max_length=MAX_NAME,
+    event = EventNameField(
         label="Event",
         help_text="Choose one that has been seen, or write the name of one to come.",
         widget=forms.TextInput(
@@ -51,7 +51,7 @@ class EventFields(TriggerFields):
 
     def told(self) -> dict[str, Any]:
         data = self.cleaned_data
-        return {"event": data["event"].strip(), "where": data["where"] or []}
+        return {"event": data["event"], "where": data["where"] or []}
 
 
 class EventOccurred(Trigger):

@@ -306,6 +306,21 @@ def test_a_filter_may_not_ask_for_an_event_that_nobody_declares():
         publish.publish(make.draft(who, on="Order paid"))
 
 
+def test_of_a_new_name_publishing_makes_one_kind_only():
+    wait = {"event": "Bag", "for": 1, "unit": "days"}
+    step = make.step("wait", "wait_for_event", wait, happened=None, timed_out=None)
+    with pytest.raises(Several, match="It cannot be both"):
+        publish.publish(make.draft(step, on="Bag", system=True))
+    assert not EventType.objects.exists()
+
+
+def test_no_step_takes_the_name_of_planned_times():
+    wait = {"event": "schedule.reached", "for": 1, "unit": "days"}
+    step = make.step("wait", "wait_for_event", wait, happened=None, timed_out=None)
+    with pytest.raises(Several, match="of planned times and of no customer"):
+        publish.publish(make.draft(step, on="Order paid"))
+
+
 def test_there_must_be_a_draft_to_publish():
     with pytest.raises(Conflict, match="nothing to publish"):
         publish.publish(make.campaign())

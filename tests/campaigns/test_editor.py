@@ -1003,3 +1003,59 @@ def test_where_no_answer_has_come_yet_it_is_said_how_to_name_one(marketer):
     campaign = make.draft(CALL, WHO, NOTE, make.sms(), on="Order paid")
     html = marketer.get(panel_url(campaign, "step"), {"step": "note"}).content.decode()
     assert "It has not answered yet. Write $answers.stock.field" in html
+
+
+def save_unchanged(marketer: Client, campaign: Campaign, what: str) -> int:
+    """Open a panel and save it as it is, of the first step."""
+    about = {"step": drawn(campaign)["steps"][0]["key"]} if what == "step" else {}
+    form = marketer.get(panel_url(campaign, what), about).content.decode()
+    answer = marketer.post(
+        panel_url(campaign, what), Fields(form).sent, query_params=about
+    )
+    return answer.status_code
+
+
+def test_a_filter_on_an_event_that_publishing_declares_can_be_saved(marketer):
+    rule = {"event": "Order paid", "count": {"op": ">=", "value": 2}}
+    campaign = make.draft(
+        make.step(
+            "who", "filter_customers", {"rule": rule}, positive=None, negative=None
+        ),
+        on="Order paid",
+    )
+    assert save_unchanged(marketer, campaign, "step") == 200
+    rule["event"] = "Order payed"
+    other = make.draft(
+        make.step(
+            "who", "filter_customers", {"rule": rule}, positive=None, negative=None
+        ),
+        on="Order paid",
+    )
+    assert save_unchanged(marketer, other, "step") == 422
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_blanks_around_the_name_of_an_event_stay_where_they_are_sent(
+    marketer, is_known
+):
+    name = " Bag paid "
+    if is_known:
+        make.event_type(name)
+    found = name if is_known else "Bag paid"
+    goal = {"event": name, "where": [], "days": 7}
+    held = {"percent": 10, "goal": goal}
+    for action, config, ways in (
+        (
+            "wait_for_event",
+            {"event": name, "for": 1, "unit": "days"},
+            {"happened": None, "timed_out": None},
+        ),
+        ("record_event", {"event": name, "context": {}}, {"done": None}),
+        ("control_group", held, {"treated": None, "control": None}),
+    ):
+        campaign = make.draft(make.step("one", action, config, **ways), on=name)
+        assert save_unchanged(marketer, campaign, "step") == 200
+        saved = drawn(campaign)["steps"][0]["config"]
+        assert saved.get("goal", saved)["event"] == found
+        assert save_unchanged(marketer, campaign, "trigger") == 200
+        assert drawn(campaign)["trigger"]["event"] == found
