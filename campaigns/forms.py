@@ -239,7 +239,7 @@ def declared_by_drawing(definition: dict[str, Any]) -> frozenset[str]:
     """The names of the customers' events that publishing this drawing declares."""
     trigger, _ = trigger_of(definition)
     names = {event_of(definition)} if trigger.on == Kind.CUSTOMER else set()
-    for step in definition["steps"]:
+    for step in definition.get("steps", []):
         names |= ACTIONS[step["action"]].declares(step["config"])
     return frozenset(names - {""})
 
