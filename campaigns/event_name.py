@@ -18,6 +18,9 @@ class EventNameField(forms.CharField):
     """
 
     def __init__(self, **kwargs: Any) -> None:
+        # Offered are the names of the list that the page of the editor has.
+        offered = forms.TextInput(attrs={"autocomplete": "off", "list": "cp-events"})
+        kwargs.setdefault("widget", offered)
         super().__init__(max_length=MAX_NAME, strip=False, **kwargs)
 
     def to_python(self, value: object) -> str:

@@ -10,6 +10,7 @@ from django import forms
 from django.forms.widgets import Input
 from unfold import widgets as unfold
 
+from campaigns import declared
 from campaigns.actions import ACTIONS, Action
 from campaigns.actions.goal import GOAL_WHERE
 from campaigns.drawing import MAX_ENTRY_DAYS
@@ -17,7 +18,7 @@ from campaigns.graph import KEY
 from campaigns.models import Campaign, Version
 from campaigns.pace_form import PaceForm
 from campaigns.panels import say
-from campaigns.triggers import TRIGGERS, Trigger, event_of, trigger_of
+from campaigns.triggers import TRIGGERS, Trigger, event_of
 from campaigns.triggers.base import MAX_AGE_HOURS, TriggerFields
 from campaigns.triggers.event import EVENT_INPUT, other_kind
 from events.models import EventType, Kind
@@ -235,15 +236,6 @@ class KeyForm(Dressed):
     )
 
 
-def declared_by_drawing(definition: dict[str, Any]) -> frozenset[str]:
-    """The names of the customers' events that publishing this drawing declares."""
-    trigger, _ = trigger_of(definition)
-    names = {event_of(definition)} if trigger.on == Kind.CUSTOMER else set()
-    for step in definition.get("steps", []):
-        names |= ACTIONS[step["action"]].declares(step["config"])
-    return frozenset(names - {""})
-
-
 def step_form(
     action: Action,
     definition: dict[str, Any],
@@ -259,6 +251,7 @@ def step_form(
     """
     form = action.form(data, initial=initial or {})
     event_name = event_of(definition)
+    to_come = declared.by_drawing(definition)
     for name, field in form.fields.items():
         if isinstance(field, RuleField):
             # Values are those of the starting event, whatever the lines are about.
@@ -267,7 +260,7 @@ def step_form(
             field.options = replace(
                 field.options,
                 more_values=tuple(answers) if name != GOAL_WHERE else (),
-                to_come=declared_by_drawing(definition),
+                to_come=to_come,
                 **{where: EVENT_INPUT},  # type: ignore[arg-type]
             )
             field.widget.options = field.options

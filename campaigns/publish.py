@@ -10,7 +10,16 @@ from django.contrib.auth.models import AbstractBaseUser
 from django.db import transaction
 from django.db.models import Exists, OuterRef
 
-from campaigns import approving, circles, editing, graph, overdue, pace, planned
+from campaigns import (
+    approving,
+    circles,
+    declared,
+    editing,
+    graph,
+    overdue,
+    pace,
+    planned,
+)
 from campaigns.actions import ACTIONS
 from campaigns.actions.checks import Draft
 from campaigns.actions.happen import NAME as WAIT_FOR_EVENT
@@ -80,11 +89,9 @@ def check(version: Version) -> Findings:
             findings.errors.append(found)
         else:
             findings.warnings.append(found)
-    steps = list(version.steps.all())
-    to_come = _declared_by(steps)
-    if TRIGGERS[version.trigger_kind].on == Kind.CUSTOMER:
-        to_come.add(version.event_name)
-    elif version.event_name in to_come:
+    to_come = declared.by_drawing(drawing)
+    is_of_customers = TRIGGERS[version.trigger_kind].on == Kind.CUSTOMER
+    if version.event_name in to_come and not is_of_customers:
         findings.errors.append(
             DrawingInvalid(
                 f"“{version.event_name}” starts it as a system event, and a step asks "
@@ -92,8 +99,8 @@ def check(version: Version) -> Findings:
                 field="trigger.event",
             )
         )
-    draft = Draft(version, event_type, drawing, database_now(), frozenset(to_come))
-    for step in steps:
+    draft = Draft(version, event_type, drawing, database_now(), to_come)
+    for step in version.steps.all():
         findings.note(ACTIONS[step.action].check(step, draft))
     return findings
 
@@ -287,12 +294,6 @@ def freeze_texts(version: Version) -> None:
             step.save(update_fields=["content"])
 
 
-def _declared_by(steps: Iterable[Step]) -> set[str]:
-    """The names of the customers' events that these steps speak of first."""
-    declared: set[str] = set()
-    return declared.union(*(ACTIONS[one.action].declares(one.config) for one in steps))
-
-
 def declare(version: Version) -> None:
     """Declare the events its steps speak of first, so that no system event takes the
     names, and say which of them are waited for."""
@@ -301,7 +302,7 @@ def declare(version: Version) -> None:
         name: EventType.objects.get_or_create(
             name=name, defaults={"kind": Kind.CUSTOMER}
         )[0]
-        for name in sorted(_declared_by(steps))
+        for name in sorted(declared.by_steps((one.action, one.config) for one in steps))
     }
     for step in steps:
         if step.action == WAIT_FOR_EVENT:

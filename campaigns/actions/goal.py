@@ -38,7 +38,6 @@ class GoalForm(forms.Form):
         label="Goal: what you hope they do",
         required=False,
         help_text="An event of the customer. Without one, nothing is measured.",
-        widget=forms.TextInput(attrs={"autocomplete": "off", "list": "cp-events"}),
     )
     goal_where = WhereField(
         label="Only when its context says",

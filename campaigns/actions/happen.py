@@ -67,7 +67,6 @@ class HappenForm(forms.Form):
     event = EventNameField(
         label="Event",
         help_text="Of the same customer. Choose one that has been seen, or write it.",
-        widget=forms.TextInput(attrs={"autocomplete": "off", "list": "cp-events"}),
     )
     where = WhereField(
         label="Only when its context says",

@@ -38,7 +38,6 @@ class RecordForm(forms.Form):
     event = EventNameField(
         label="Event",
         help_text="Choose one that has been seen, or write the name of a new one.",
-        widget=forms.TextInput(attrs={"autocomplete": "off", "list": "cp-events"}),
     )
     context = forms.CharField(
         label="What it says",

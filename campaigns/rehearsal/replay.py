@@ -185,8 +185,9 @@ def replay(
 
     `tell` is told how far it is, from 0 to 1, and may raise Stopped.
     """
-    events, to_come = _count(version, begin, end), _count_all(version, begin, end)
-    tick = None if to_come <= EXACT_EVENTS else tick_for(end - begin)
+    events = _count(version, begin, end)
+    is_exact = _count_all(version, events) <= EXACT_EVENTS
+    tick = None if is_exact else tick_for(end - begin)
     now, ticks = begin, 0
     while (due := _next(version, now, end)) is not None:
         if tick is None and ticks >= MOST_STOPS:
@@ -297,12 +298,11 @@ def _count(version: Version, begin: datetime, end: datetime) -> int:
     return int(found)
 
 
-def _count_all(version: Version, begin: datetime, end: datetime) -> int:
-    """How many events come in: those that start runs, and those they wait for."""
+def _count_all(version: Version, events: int) -> int:
+    """How many come in: the events that start runs, and those that runs wait for."""
     [(own,)] = fetch_all("SELECT count(*) FROM rehearsal_event")
-    if version.trigger_kind == Version.Trigger.SYSTEM_EVENT:
-        return int(own) + _count(version, begin, end)
-    return int(own)
+    is_system = version.trigger_kind == Version.Trigger.SYSTEM_EVENT
+    return int(own) + (events if is_system else 0)
 
 
 def _feed(version: Version, after: datetime, upto: datetime) -> None:
