@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import psycopg
@@ -17,6 +15,7 @@ from messaging import queue, send
 from messaging.models import Delivery, Message
 from tests import make
 from tests.messaging.providers import FILE, SCRIPTED, Scripted
+from tests.races.workers import go, start, wait_until_ready
 
 pytestmark = [
     pytest.mark.race,
@@ -26,13 +25,6 @@ pytestmark = [
 ]
 
 SENDER = """
-import os
-import django
-from django.conf import settings
-
-settings.DATABASES["default"]["NAME"] = os.environ["TEST_DATABASE"]
-settings.MESSAGE_PROVIDERS = {"sms": os.environ["TEST_PROVIDER"]}
-django.setup()
 from messaging.send import send_messages
 
 print("ready", flush=True)
@@ -51,31 +43,20 @@ def sent_to(tmp_path) -> Path:
 
 def sender(sent_to: Path, *, die_after: int = 0) -> subprocess.Popen[bytes]:
     """A sender in a process of its own, whose provider writes to a file."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", SENDER],
-        env={
-            **os.environ,
-            "DJANGO_SETTINGS_MODULE": "smartcomm.test_settings",
-            "TEST_DATABASE": connection.settings_dict["NAME"],
-            "TEST_PROVIDER": FILE,
-            "SENT_TO": str(sent_to),
-            "DIE_AFTER": str(die_after),
-        },
-        cwd=Path(__file__).parents[2],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+    process = start(
+        SENDER,
+        before=f'settings.MESSAGE_PROVIDERS = {{"sms": "{FILE}"}}',
+        SENT_TO=str(sent_to),
+        DIE_AFTER=str(die_after),
     )
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"ready\n"
+    wait_until_ready(process)
     return process
 
 
 def run(*senders: subprocess.Popen[bytes]) -> list[int]:
     """Let them go at the same moment, and wait for all of them."""
     for process in senders:
-        assert process.stdin is not None
-        process.stdin.write(b"\n")
-        process.stdin.flush()
+        go(process)
     for process in senders:
         process.communicate(timeout=60)
     return [process.returncode for process in senders]

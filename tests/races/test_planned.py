@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import time
 from datetime import timedelta
 
 import pytest
-from django.db import connection
 from django.utils import timezone
 
 from campaigns import planned, publish
@@ -19,6 +16,7 @@ from campaigns.planned import start_planned
 from smartcomm.core.errors import Conflict
 from tests import make
 from tests.races.together import at_once
+from tests.races.workers import go, start, wait_until_ready
 
 pytestmark = [pytest.mark.race, pytest.mark.django_db(transaction=True)]
 
@@ -31,12 +29,6 @@ DAILY = {
 BIRTHDAY = {"kind": "date", "attribute": "birth_date", "yearly": True, "at": "09:00"}
 
 WORKER = """
-import os
-import django
-from django.conf import settings
-
-settings.DATABASES["default"]["NAME"] = os.environ["TEST_DATABASE"]
-django.setup()
 from campaigns import portions
 from campaigns.broadcast import walk_broadcasts
 from campaigns.planned import start_planned
@@ -114,29 +106,17 @@ def test_killed_workers_lose_no_time_and_take_nobody_twice():
     paced = make.campaign(starts=DAILY, pace={"limit": 10, "per": "hour"})
     for campaign in (walked, paced):
         due(campaign)
-    environ = {**os.environ, "TEST_DATABASE": connection.settings_dict["NAME"]}
-    workers = []
-
-    def begin() -> subprocess.Popen[str]:
-        worker = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", WORKER],
-            env=environ,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        workers.append(worker)
-        return worker
+    workers: list[subprocess.Popen[bytes]] = []
 
     def started(campaign: Campaign) -> int:
         return Run.objects.filter(campaign=campaign).count()
 
     try:
         for _ in range(3):
-            for worker in (begin(), begin()):
-                assert worker.stdout.readline() == "ready\n"
-                worker.stdin.write("\n")
-                worker.stdin.flush()
+            workers += [start(WORKER), start(WORKER)]
+            for worker in workers[-2:]:
+                wait_until_ready(worker)
+                go(worker)
             time.sleep(0.05)
             for worker in workers[-2:]:
                 worker.kill()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 import time
 from datetime import timedelta
 
@@ -19,18 +17,13 @@ from campaigns.dispatch import dispatch_events, dispatch_system_events
 from campaigns.models import Broadcast, Run
 from tests import make
 from tests.races.together import at_once
+from tests.races.workers import go, start, wait_until_ready
 
 pytestmark = [pytest.mark.race, pytest.mark.django_db(transaction=True)]
 
 HOUR = timedelta(hours=1)
 
 WALKER = """
-import os
-import django
-from django.conf import settings
-
-settings.DATABASES["default"]["NAME"] = os.environ["TEST_DATABASE"]
-django.setup()
 from campaigns import portions
 from campaigns.broadcast import walk_broadcasts
 
@@ -135,18 +128,8 @@ def test_once_is_once_for_a_portion_and_an_event_of_their_own():
 
 
 def walker() -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", WALKER],
-        env={
-            **os.environ,
-            "DJANGO_SETTINGS_MODULE": "smartcomm.test_settings",
-            "TEST_DATABASE": connection.settings_dict["NAME"],
-        },
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"ready\n"
+    process = start(WALKER)
+    wait_until_ready(process)
     return process
 
 
@@ -173,9 +156,7 @@ def test_walkers_that_are_killed_leave_no_portion_half_taken_and_none_twice():
     for _ in range(3):
         walkers = [walker(), walker()]
         for one in walkers:
-            assert one.stdin is not None
-            one.stdin.write(b"\n")
-            one.stdin.flush()
+            go(one)
         time.sleep(0.25)
         for one in walkers:
             one.send_signal(signal.SIGKILL)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -27,6 +24,7 @@ from segments.models import Membership, Segment, Upkeep
 from segments.upkeep import applying, feed, keeper, meanings, recount, settling
 from tests import make
 from tests.races.together import at_once
+from tests.races.workers import start, wait_until_ready
 
 pytestmark = [pytest.mark.race, pytest.mark.django_db(transaction=True)]
 
@@ -35,12 +33,6 @@ OFTEN = PAID | {"count": {"op": ">=", "value": 3}}
 PARIS = {"attribute": "city", "op": "=", "value": "Paris"}
 
 KEEPER = """
-import os
-import django
-from django.conf import settings
-
-settings.DATABASES["default"]["NAME"] = os.environ["TEST_DATABASE"]
-django.setup()
 from segments.upkeep import keeper
 
 print("ready", flush=True)
@@ -51,26 +43,15 @@ while True:
 
 def a_keeper() -> subprocess.Popen[bytes]:
     """A keeper in a process of its own, which never rests."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", KEEPER],
-        env={
-            **os.environ,
-            "DJANGO_SETTINGS_MODULE": "smartcomm.test_settings",
-            "TEST_DATABASE": connection.settings_dict["NAME"],
-        },
-        cwd=Path(__file__).parents[2],
-        stdout=subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"ready\n"
+    process = start(KEEPER)
+    wait_until_ready(process)
     return process
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait(timeout=20)
-    assert process.stdout is not None
-    process.stdout.close()
+    process.communicate()
 
 
 def until(holds: Callable[[], bool], seconds: float = 30) -> None:

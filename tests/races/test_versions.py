@@ -5,14 +5,10 @@ Shows what it did with `pytest -s`.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +26,7 @@ from events.models import Event, PendingEvent
 from messaging.models import Delivery, Message
 from messaging.send import close_interrupted, send_messages
 from tests import make
+from tests.races.workers import start, wait_until_ready
 
 pytestmark = [
     pytest.mark.race,
@@ -44,12 +41,7 @@ CUSTOMERS = 20
 IN_HAND = timedelta(seconds=2)
 
 WORKER = """
-import os, time
-import django
-from django.conf import settings
-
-settings.DATABASES["default"]["NAME"] = os.environ["TEST_DATABASE"]
-django.setup()
+import time
 from campaigns import moving
 from campaigns.dispatch import dispatch_events
 from campaigns.engine import advance_runs, settle_runs
@@ -61,19 +53,6 @@ while True:
     done += settle_runs(limit=20) + moving.move_some(limit=7)
     time.sleep(0 if done else 0.02)
 """
-
-
-def start_worker() -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-c", WORKER],
-        env={
-            **os.environ,
-            "DJANGO_SETTINGS_MODULE": "smartcomm.test_settings",
-            "TEST_DATABASE": str(connection.settings_dict["NAME"]),
-        },
-        cwd=Path(__file__).parents[2],
-        stdout=subprocess.PIPE,
-    )
 
 
 def steps(number: int) -> list[dict[str, Any]]:
@@ -145,14 +124,13 @@ def test_editing_publishing_moving_and_pausing_while_runs_are_in_flight():
     campaign = make.campaign(*steps(1))
     sender = Sender()
     # One is killed in each round, and two are left.
-    workers = [start_worker() for _ in range(ROUNDS + 1)]
+    workers = [start(WORKER) for _ in range(ROUNDS + 1)]
     pauses: list[tuple[datetime, datetime]] = []
     during: set[int] = set()
     killed = 0
     try:
         for process in workers:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"ready\n"
+            wait_until_ready(process)
         for number in range(2, ROUNDS + 1):
             with sender:
                 time.sleep(0.4)

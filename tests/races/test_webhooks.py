@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from django.db import connection, transaction
@@ -21,6 +18,7 @@ from campaigns.models import Passage, Run, WebhookCall
 from campaigns.webhooks import send
 from tests import make
 from tests.races.together import at_once
+from tests.races.workers import go, start, wait_until_ready
 from tests.receiver import Reply, receiving
 
 pytestmark = [
@@ -29,14 +27,9 @@ pytestmark = [
     pytest.mark.django_db(transaction=True),
 ]
 
+#: Its calls go to this machine.
+HERE = 'settings.WEBHOOK_INTERNAL_HOSTS = ["127.0.0.1"]'
 SENDER = """
-import os
-import django
-from django.conf import settings
-
-settings.DATABASES["default"]["NAME"] = os.environ["TEST_DATABASE"]
-settings.WEBHOOK_INTERNAL_HOSTS = ["127.0.0.1"]
-django.setup()
 from campaigns.webhooks.send import send_calls
 
 print("ready", flush=True)
@@ -55,22 +48,9 @@ def receiver(settings):
 
 def sender() -> subprocess.Popen[bytes]:
     """A sender in a process of its own, which has begun."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", SENDER],
-        env={
-            **os.environ,
-            "DJANGO_SETTINGS_MODULE": "smartcomm.test_settings",
-            "TEST_DATABASE": connection.settings_dict["NAME"],
-        },
-        cwd=Path(__file__).parents[2],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    assert process.stdin is not None
-    assert process.stdout.readline() == b"ready\n"
-    process.stdin.write(b"\n")
-    process.stdin.flush()
+    process = start(SENDER, before=HERE)
+    wait_until_ready(process)
+    go(process)
     return process
 
 
